@@ -1,0 +1,243 @@
+"""Confidence intervals and tests for clustered, zero-inflated, right-skewed rows, from sums alone.
+
+Rows (samples, token positions) belong to units (documents, builds). For a set of rows, unit i has n_i rows
+and S_i, the sum of a feature's activation over them (or the number of its firing rows). Everything here is
+computed from the sums in `Arm` and `Cross`. Arrays have one shape (k,), one entry per feature, unless a
+docstring says otherwise; NaN stands for null. The choice of methods is measured in docs/intervals.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+Array = npt.NDArray[np.float64]
+
+MIN_FIRING_UNITS = 10
+_TAIL = 0.975  # two-sided 95 %
+_Z = 1.959963984540054
+_SKEW = 2.0  # the upper limit gets so many times fewer degrees of freedom (calibrated: docs/intervals.md)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Sums over the units of one set of rows; every array is float64 of shape (k,)."""
+
+    n: Array  # rows, sum n_i
+    n_units: Array  # units with n_i > 0
+    n_firing_units: Array  # units with S_i > 0
+    s: Array  # sum S_i
+    ss: Array  # sum S_i^2
+    sn: Array  # sum S_i n_i
+    nn: Array  # sum n_i^2
+
+
+@dataclass(frozen=True)
+class Cross:
+    """Sums over the units that arms a and b share, 0 where they share none; arrays of shape (k,)."""
+
+    ss: Array  # sum S_ia S_ib
+    sn: Array  # sum S_ia n_ib
+    ns: Array  # sum n_ia S_ib
+    nn: Array  # sum n_ia n_ib
+
+
+def _divide(a: Array, b: Array) -> Array:
+    """Return a / b, NaN where b is not positive."""
+    return np.divide(a, b, out=np.full(np.broadcast(a, b).shape, np.nan), where=np.asarray(b) > 0)
+
+
+def _quantile(df: Array, share: Array) -> Array:
+    """Return z inflated to Student's t (at least 1 df) for the share of the variance that is estimated."""
+    t = stats.t.ppf(_TAIL, np.fmax(df, 1.0))
+    return np.asarray(np.sqrt(_Z**2 + share * (t**2 - _Z**2)), dtype=np.float64)
+
+
+def _residual(arm: Arm, m: Array) -> Array:
+    """Return sum (S_i - m n_i)^2, the clustered sum of squares about a mean m per row."""
+    return np.fmax(arm.ss - 2 * m * arm.sn + m**2 * arm.nn, 0.0)
+
+
+def mean(arm: Arm) -> Array:
+    """Return S/N, the mean per row, NaN without rows."""
+    return _divide(arm.s, arm.n)
+
+
+def standard_error(arm: Arm) -> Array:
+    """Return the linearised (Taylor) clustered standard error of S/N, with factor U/(U-1); NaN for U < 2."""
+    return np.sqrt(_divide(_residual(arm, mean(arm)) * arm.n_units, arm.n**2 * (arm.n_units - 1)))
+
+
+def _effective(total: Array, squares: Array) -> Array:
+    """Return Kish's effective number of contributors, (sum x)^2 / sum x^2, 0 where nothing contributes."""
+    return np.nan_to_num(_divide(total**2, squares))
+
+
+def _share(arm: Arm) -> Array:
+    """Return the share in [0, 1] of the variance that unequal sums of the firing units make.
+
+    (1/E - 1/F)/(se/m)^2 with F firing units and E = S^2/sum S_i^2 effective ones; the rest follows from the
+    number of firing units, as for a binomial, and needs no estimate. 0 where a unit is one row and S counts.
+    """
+    unequal = _divide(arm.ss, arm.s**2) - _divide(np.ones_like(arm.s), arm.n_firing_units)
+    relative = _divide(standard_error(arm), mean(arm)) ** 2
+    return np.clip(np.nan_to_num(_divide(unequal, relative)), 0.0, 1.0)
+
+
+def mean_interval(arm: Arm, largest: Array) -> tuple[Array, Array]:
+    """Return the 95 % interval (low, high) of the mean; `largest` is the feature's largest activation.
+
+    On the log scale (delta method): m exp(-q se/m) to m exp(q' se/m). q lies between z and t for the share
+    of the variance that is estimated, with E-1 degrees of freedom, E = S^2/sum S_i^2 the effective number of
+    firing units; q' with (E-1)/_SKEW, because too low a mean comes with too small a variance. Without
+    firing, 0 to largest min(1, 3/U). Null for U < 2 or 1..9 firing units.
+    """
+    m, share = mean(arm), _share(arm)
+    df = _effective(arm.s, arm.ss) - 1
+    relative = np.nan_to_num(_divide(standard_error(arm), m))
+    low = m * np.exp(-_quantile(df, np.ones_like(m)) * relative)
+    high = m * np.exp(np.fmin(_quantile(df / _SKEW, share) * relative, 700.0))
+    return _finish(arm, low, np.fmax(np.fmin(high, largest), m), largest, MIN_FIRING_UNITS)
+
+
+def rate_interval(arm: Arm) -> tuple[Array, Array]:
+    """Return the 95 % interval (low, high) of the firing rate; S_i is the number of firing rows of unit i.
+
+    From MIN_FIRING_UNITS firing units on, Jeffreys' beta interval with the effective sample size
+    m(1-m)/se^2, lowered by (z/q)^2 for the share of the variance that is estimated (q as for the mean, on
+    both sides the stricter of firing and silent rows). Below, Korn and Graubard (1998): Clopper-Pearson with
+    an effective sample size of at most the units. Without firing, 0 to min(1, 3/U). Null for U < 2 only.
+    """
+    m, se, units, share = mean(arm), standard_error(arm), arm.n_units, 1 - _divide(arm.n, arm.nn)
+    silent = arm.n - arm.s
+    fires = _effective(arm.s, arm.ss) - 1
+    rests = _effective(silent, np.fmax(arm.nn - 2 * arm.sn + arm.ss, 0.0)) - 1
+    size = _divide(m * (1 - m) * units, se**2 * (units - 1))
+    size = np.fmin(np.where(np.isnan(size), units, size), arm.n)
+    few, tiny = np.fmin(size, units), 1e-300
+
+    def jeffreys(df: Array, q: float) -> Array:
+        k = size * (_Z / _quantile(df, share)) ** 2
+        return np.asarray(stats.beta.ppf(q, m * k + 0.5, (1 - m) * k + 0.5))
+
+    many = arm.n_firing_units >= MIN_FIRING_UNITS
+    exact_low = stats.beta.ppf(1 - _TAIL, np.fmax(m * few, tiny), (1 - m) * few + 1)
+    exact_high = stats.beta.ppf(_TAIL, m * few + 1, np.fmax((1 - m) * few, tiny))
+    low = np.where(many, jeffreys(np.fmin(fires, rests / _SKEW), 1 - _TAIL), exact_low)
+    high = np.where(many, jeffreys(np.fmin(fires / _SKEW, rests), _TAIL), exact_high)
+    all_fire = silent <= 0
+    low = np.where(all_fire, np.fmax(1 - 3 / np.fmax(units, 1.0), 0.0), np.fmin(low, m))
+    return _finish(arm, low, np.where(all_fire, 1.0, np.fmax(high, m)), np.ones_like(m), 1)
+
+
+def _finish(arm: Arm, low: Array, high: Array, largest: Array, least: int) -> tuple[Array, Array]:
+    """Put in the rule of three by units where nothing fires, and null where there is no interval."""
+    silent = arm.n_firing_units == 0
+    three = largest * np.fmin(1.0, 3 / np.fmax(arm.n_units, 1.0))
+    null = (arm.n_units < 2) | (~silent & (arm.n_firing_units < least))
+    low, high = np.where(silent, 0.0, low), np.where(silent, three, high)
+    return np.where(null, np.nan, low), np.where(null, np.nan, high)
+
+
+def covariance(a: Arm, b: Arm, cross: Cross) -> Array:
+    """Return the clustered covariance of the two arms' means over the units that they share."""
+    m_a, m_b = mean(a), mean(b)
+    total = cross.ss - m_a * cross.ns - m_b * cross.sn + m_a * m_b * cross.nn
+    return _divide(total * _factor(a) * _factor(b), a.n * b.n)
+
+
+def _factor(arm: Arm) -> Array:
+    """Return sqrt(U/(U-1))."""
+    return np.sqrt(_divide(arm.n_units, arm.n_units - 1))
+
+
+def difference(
+    a: Arm, b: Arm, cross: Cross, largest: Array
+) -> tuple[Array, Array, Array, Array]:
+    """Return (effect, low, high, p) of m_a - m_b: MOVER on `mean_interval`, and the score test's p."""
+    return _difference(a, b, cross, mean_interval(a, largest), mean_interval(b, largest))
+
+
+def rate_difference(a: Arm, b: Arm, cross: Cross) -> tuple[Array, Array, Array, Array]:
+    """Return (effect, low, high, p) of the difference of firing rates: MOVER on `rate_interval`."""
+    return _difference(a, b, cross, rate_interval(a), rate_interval(b))
+
+
+def _difference(
+    a: Arm, b: Arm, cross: Cross, of_a: tuple[Array, Array], of_b: tuple[Array, Array]
+) -> tuple[Array, Array, Array, Array]:
+    m = np.stack([mean(a), mean(b)], axis=-1)
+    var_a, var_b, cov = standard_error(a) ** 2, standard_error(b) ** 2, covariance(a, b, cross)
+    matrix = np.stack([np.stack([var_a, cov], -1), np.stack([cov, var_b], -1)], -2)
+    lows, highs = np.stack([of_a[0], of_b[0]], -1), np.stack([of_a[1], of_b[1]], -1)
+    low, high = contrast(m, lows, highs, matrix, np.array([1.0, -1.0]))
+    return m[..., 0] - m[..., 1], low, high, score_test(a, b, cross)
+
+
+def contrast(
+    means: Array, lows: Array, highs: Array, covariance: Array, weights: Array
+) -> tuple[Array, Array]:
+    """Return the 95 % interval of sum_j w_j m_j from the means' own intervals: MOVER.
+
+    Zou and Donner (2008), Zou (2008) for dependent means: each mean's distance to the limit that pulls the
+    same way stands in for t se, and the covariances enter as correlations. Shapes (..., j), (..., j, j) for
+    the covariance and (j,) for the weights.
+    """
+    se = np.sqrt(np.diagonal(covariance, axis1=-2, axis2=-1))
+    scale = se[..., :, None] * se[..., None, :]
+    rho = np.clip(np.divide(covariance, scale, out=np.zeros_like(scale), where=scale > 0), -1.0, 1.0)
+    rho = np.where(np.eye(len(weights), dtype=bool), 1.0, rho)
+    below, above = means - lows, highs - means
+    down = weights * np.where(weights > 0, below, above)
+    up = weights * np.where(weights > 0, above, below)
+    middle = np.einsum("...j,j->...", means, weights)
+
+    def length(v: Array) -> Array:
+        return np.asarray(np.sqrt(np.maximum(np.einsum("...i,...ij,...j->...", v, rho, v), 0.0)))
+
+    return middle - length(down), middle + length(up)
+
+
+def score_test(a: Arm, b: Arm, cross: Cross) -> Array:
+    """Return the two-sided p of no difference of the means: the clustered score test.
+
+    Residuals are about the pooled mean m0 = (S_a + S_b)/(N_a + N_b): A_i = S_ia - m0 n_ia, B_i alike, and
+    the variance is sum (A_i/N_a - B_i/N_b)^2 times U/(U-1) per arm; normal reference. Null where an arm has
+    fewer than 2 units or nothing fires.
+    """
+    m0 = _divide(a.s + b.s, a.n + b.n)
+    both = cross.ss - m0 * (cross.sn + cross.ns) + m0**2 * cross.nn
+    f_a, f_b = _factor(a), _factor(b)
+    variance = (
+        _residual(a, m0) * (f_a / a.n) ** 2 + _residual(b, m0) * (f_b / b.n) ** 2 - 2 * both * f_a * f_b / (a.n * b.n)
+    )
+    z = _divide(np.abs(mean(a) - mean(b)), np.sqrt(np.fmax(variance, 0.0)))
+    return np.asarray(np.where(a.s + b.s > 0, 2 * stats.norm.sf(z), np.nan), dtype=np.float64)
+
+
+def log_odds_shrunken(
+    firing_a: Array, n_a: Array, firing_b: Array, n_b: Array, prior: float = 0.5
+) -> tuple[Array, Array]:
+    """Return (log_odds, rate_ratio) of a against b, shrunken towards no difference, always finite.
+
+    Monroe et al. (2008), informative Dirichlet prior: to both arms' firing and silent rows are added
+    pseudo-rows in the proportion of the pooled rate, so many that the rarer of the two gets `prior`.
+    """
+    pooled = (firing_a + firing_b + prior) / (n_a + n_b + 2 * prior)
+    rows = prior / np.fmin(pooled, 1 - pooled)
+    rate_a, rate_b = ((f + rows * pooled) / (n + rows) for f, n in ((firing_a, n_a), (firing_b, n_b)))
+    return np.log(rate_a / (1 - rate_a)) - np.log(rate_b / (1 - rate_b)), rate_a / rate_b
+
+
+def benjamini_hochberg(p: Array) -> Array:
+    """Return the q values of p, shape (k,); NaN rows are not tested and stay NaN."""
+    q = np.full(p.shape, np.nan)
+    tested = np.flatnonzero(~np.isnan(p))
+    order = tested[np.argsort(p[tested], kind="stable")]
+    ranked = p[order] * len(order) / np.arange(1, len(order) + 1)
+    q[order] = np.fmin(np.minimum.accumulate(ranked[::-1])[::-1], 1.0)
+    return q

@@ -1,0 +1,40 @@
+"""Seeded draws: one seed and one name, one draw, on every machine."""
+
+import hashlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def rng(seed: int, *names: object) -> np.random.Generator:
+    """A generator for one purpose; another name gives an independent one."""
+    digest = hashlib.blake2b("\0".join([str(seed), *map(str, names)]).encode(), digest_size=8).digest()
+    return np.random.Generator(np.random.PCG64(int.from_bytes(digest, "big")))
+
+
+def one_per_unit(rows: NDArray[np.int64], row_unit: NDArray[np.integer], limit: int) -> NDArray[np.int64]:
+    """The first `limit` of `rows`, in their order, taking no unit twice."""
+    seen: set[int] = set()
+    taken = []
+    for row in rows.tolist():
+        unit = int(row_unit[row])
+        if unit not in seen:
+            seen.add(unit)
+            taken.append(row)
+            if len(taken) == limit:
+                break
+    return np.array(taken, np.int64)
+
+
+def uniform_silent(
+    firing_rows: NDArray[np.int64], n_rows: int, limit: int, generator: np.random.Generator
+) -> NDArray[np.int64]:
+    """Up to `limit` different rows drawn uniformly from the silent ones of 0 .. n_rows - 1, ascending.
+
+    `firing_rows` ascending. The j-th silent row is j plus the number of firing rows before it.
+    """
+    n_silent = n_rows - len(firing_rows)
+    picks = np.sort(generator.choice(n_silent, size=min(limit, n_silent), replace=False)) if n_silent else np.zeros(0)
+    picks = picks.astype(np.int64)
+    gaps = firing_rows - np.arange(len(firing_rows))
+    return picks + np.searchsorted(gaps, picks, side="right")

@@ -1,0 +1,279 @@
+"""Backend and StoreWriter: what every backend reads and writes. Store: the nouns on top of a backend.
+
+A backend knows arrays by the names of `layout.ARRAYS` and tables by name; `Store` gives them meaning. A new backend
+is a subclass of `Backend` that passes `tests/store/contract.py`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from saeinterp_mcp.errors import NotInStore, UnknownName, nearest
+from saeinterp_mcp.store.layout import NO_INDEX
+from saeinterp_mcp.store.manifest import SPLITS, FamilyInfo, GroupInfo, Manifest, Split
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+AnyArray = NDArray[Any]
+
+
+class Postings(NamedTuple):
+    """Where a feature fires: `rows` (n,) int64 ascending, `values` (n,) float32 above 0."""
+
+    rows: Ints
+    values: NDArray[np.float32]
+
+
+class Backend(ABC):
+    """Reads named arrays and tables of one finished store. Safe for many threads."""
+
+    @abstractmethod
+    def manifest(self) -> Manifest:
+        """What the store holds."""
+
+    @abstractmethod
+    def has(self, name: str) -> bool:
+        """Whether the store holds the array."""
+
+    @abstractmethod
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of an array."""
+
+    @abstractmethod
+    def span(self, name: str, start: int, stop: int) -> AnyArray:
+        """Entries `start:stop` along the first axis, as a fresh or read-only array."""
+
+    @abstractmethod
+    def column(self, name: str) -> AnyArray:
+        """The whole array, read-only; may be memory-mapped, so that a gather reads only what it needs."""
+
+    @abstractmethod
+    def table(self, name: str) -> pl.DataFrame:
+        """A table: `samples`, `vocabulary`, `families`, `groups`, `features`, `examples`, `decoder_influence`."""
+
+
+class StoreWriter(ABC):
+    """Takes arrays in blocks along the first axis, then tables, then the manifest, which publishes the store."""
+
+    @abstractmethod
+    def create(self, name: str, shape: Sequence[int], dtype: str) -> None:
+        """Announce an array and its final shape."""
+
+    @abstractmethod
+    def write(self, name: str, start: int, block: AnyArray) -> None:
+        """Write `block` at `start` along the first axis; every entry is written once, in order."""
+
+    def put(self, name: str, array: AnyArray) -> None:
+        """Create and write a whole array."""
+        self.create(name, array.shape, array.dtype.str[1:])
+        self.write(name, 0, array)
+
+    @abstractmethod
+    def table(self, name: str, frame: pl.DataFrame) -> None:
+        """Write a table."""
+
+    @abstractmethod
+    def publish(self, manifest: Manifest) -> Manifest:
+        """Close the files, hash them, write the manifest last; returns it with its file list."""
+
+
+class Store:
+    """A finished store, opened read-only."""
+
+    def __init__(self, backend: Backend, name: str | None = None) -> None:
+        self.backend = backend
+        self.manifest = backend.manifest()
+        self.name = name or self.manifest.name
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Names the content of the store in evidence."""
+        return self.manifest.fingerprint()
+
+    @cached_property
+    def tokens(self) -> list[str]:
+        """Token strings; a token's id is its index."""
+        return [str(t) for t in self.backend.table("vocabulary")["token"].to_list()]
+
+    @cached_property
+    def token_ids(self) -> dict[str, int]:
+        """Token string to id."""
+        return {token: i for i, token in enumerate(self.tokens)}
+
+    @cached_property
+    def output_tokens(self) -> list[str]:
+        """Strings of the model's output tokens, or empty."""
+        frame = self.backend.table("outputs")
+        return [str(t) for t in frame["token"].to_list()]
+
+    @cached_property
+    def families(self) -> dict[str, FamilyInfo]:
+        """Families by name."""
+        return {f.name: f for f in self.manifest.families}
+
+    @cached_property
+    def groups(self) -> dict[str, GroupInfo]:
+        """Groups by name."""
+        return {g.name: g for g in self.manifest.groups}
+
+    @property
+    def is_sequence(self) -> bool:
+        """Whether samples are sequences with one activation vector a position."""
+        return self.manifest.kind == "sequence"
+
+    def family(self, name: str) -> FamilyInfo:
+        """A family by name.
+
+        Raises:
+            UnknownName: no such family.
+        """
+        if name not in self.families:
+            raise UnknownName(f"no family {name!r} in store {self.name!r}; {nearest(name, self.families)}")
+        return self.families[name]
+
+    def group(self, name: str) -> GroupInfo:
+        """A group by name.
+
+        Raises:
+            UnknownName: no such group.
+        """
+        if name not in self.groups:
+            raise UnknownName(f"no group {name!r} in store {self.name!r}; {nearest(name, self.groups)}")
+        return self.groups[name]
+
+    def check_feature(self, feature: int) -> None:
+        """Refuse a feature the store does not have.
+
+        Raises:
+            UnknownName: not 0 <= feature < n_features.
+        """
+        last = self.manifest.n_features - 1
+        if not 0 <= feature <= last:
+            raise UnknownName(
+                f"feature {feature} is not in store {self.name!r}, which has 0 to {last}; features_search finds some"
+            )
+
+    def need_full_coverage(self, question: str) -> None:
+        """Refuse a question about the whole distribution in a store that holds only top examples.
+
+        Raises:
+            NotInStore: the store is sampled.
+        """
+        if self.manifest.coverage != "full":
+            raise NotInStore(
+                f"{question} needs every activation, but store {self.name!r} is sampled: it was imported from data "
+                f"that hold only chosen examples, so rates and means would be wrong. Build a store from the model, "
+                f"or import all activations."
+            )
+
+    def n_rows(self, split: Split) -> int:
+        """Counted positions of a split; they are rows 0 to n - 1."""
+        return self.manifest.n_rows if split == "all" else self.manifest.n_explain["rows"]
+
+    def n_units(self, split: Split) -> int:
+        """Units of a split; they are units 0 to n - 1."""
+        return self.manifest.n_units if split == "all" else self.manifest.n_explain["units"]
+
+    @cached_property
+    def _feature_indptr(self) -> Ints:
+        return self.backend.column("features/indptr")
+
+    def activations(self, feature: int, split: Split = "all") -> Postings:
+        """Where `feature` fires, in a split.
+
+        Raises:
+            UnknownName: no such feature.
+        """
+        self.check_feature(feature)
+        start, stop = (int(i) for i in self._feature_indptr[feature : feature + 2])
+        rows = self.backend.span("features/rows", start, stop).astype(np.int64)
+        values = self.backend.span("features/values", start, stop)
+        if split == "explain":
+            end = int(np.searchsorted(rows, self.n_rows("explain")))
+            rows, values = rows[:end], values[:end]
+        return Postings(rows, values)
+
+    def firing_at(self, rows: Ints) -> tuple[Ints, Ints, NDArray[np.float32]]:
+        """What fires at some rows: (index into `rows`, feature, activation), one entry an activation."""
+        indptr = self.backend.column("rows/indptr")
+        starts, counts = indptr[rows], indptr[rows + 1] - indptr[rows]
+        entries = expand_ranges(starts, counts)
+        features = self.backend.column("rows/features")[entries].astype(np.int64)
+        values = self.backend.column("rows/values")[entries]
+        return np.repeat(np.arange(len(rows)), counts), features, values
+
+    @cached_property
+    def row_unit(self) -> AnyArray:
+        """(R,) unit of each row."""
+        return self.backend.column("rows/unit")
+
+    @cached_property
+    def row_sample(self) -> AnyArray:
+        """(R,) sample of each row."""
+        return self.backend.column("rows/sample")
+
+    @cached_property
+    def row_position(self) -> AnyArray:
+        """(R,) position of each row in its sample."""
+        return self.backend.column("rows/position")
+
+    @cached_property
+    def first_token(self) -> Ints:
+        """(N+1,) offsets of the samples' tokens."""
+        return self.backend.column("samples/first_token")
+
+    @cached_property
+    def sample_tokens(self) -> AnyArray:
+        """(T,) token ids of all samples, one after the other."""
+        return self.backend.column("samples/tokens")
+
+    @cached_property
+    def first_row(self) -> Ints:
+        """(N+1,) offsets of the samples' rows."""
+        return self.backend.column("samples/first_row")
+
+    def tokens_of_sample(self, sample: int) -> AnyArray:
+        """Token ids of one sample, excluded positions too."""
+        return self.sample_tokens[int(self.first_token[sample]) : int(self.first_token[sample + 1])]
+
+    def token_of_rows(self, rows: Ints) -> Ints:
+        """Token id at each row of a sequence store."""
+        offsets = self.first_token[self.row_sample[rows]] + self.row_position[rows]
+        return self.sample_tokens[offsets].astype(np.int64)
+
+    def codes(self, family: str) -> AnyArray:
+        """(R,) code of the family's level at each row (scope `at`): 0 none, k the k-th level."""
+        self.family(family)
+        return self.backend.column(f"codes/{family}")
+
+    def group_of_samples(self, group: str) -> AnyArray:
+        """(N,) index into the group's values."""
+        self.group(group)
+        return self.backend.column(f"groups/{group}")
+
+    def per_feature(self, name: str, feature: int, split: Split | None = None) -> AnyArray:
+        """A feature's entry of an array whose first axis is the feature (second the split, when given)."""
+        entry = self.backend.span(name, feature, feature + 1)[0]
+        return entry if split is None else entry[SPLITS.index(split)]
+
+    def list_of_feature(self, name: str, feature: int, split: Split | None = None) -> AnyArray:
+        """A padded list of a feature, without its padding; u32 lists become int64."""
+        entry = self.per_feature(name, feature, split)
+        if entry.dtype.kind == "u":
+            return entry[entry != NO_INDEX].astype(np.int64)
+        return entry[~np.isnan(entry)]
+
+
+def expand_ranges(starts: AnyArray, counts: AnyArray) -> Ints:
+    """The indices start .. start + count - 1 of each range, one range after the other."""
+    counts = np.asarray(counts, dtype=np.int64)
+    ends = np.cumsum(counts)
+    total = int(ends[-1]) if len(ends) else 0
+    shift = np.asarray(starts, dtype=np.int64) - (ends - counts)
+    return np.arange(total, dtype=np.int64) + np.repeat(shift, counts)

@@ -1,0 +1,173 @@
+"""What a store holds, its format version, what made it, and the hashes that prove it whole."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from saeinterp_mcp.errors import BadStore
+from saeinterp_mcp.fingerprint import canonical_json, file_sha256, fingerprint
+from saeinterp_mcp.frozen import Frozen, describe_validation
+
+FORMAT = "saeinterp-store"
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+
+Kind = Literal["set", "sequence"]
+Split = Literal["explain", "all"]
+SPLITS: tuple[Split, Split] = ("explain", "all")
+
+
+class FamilyInfo(Frozen):
+    """A family: the tokens (or position values) that are levels of one thing."""
+
+    name: str
+    encoding: Literal["exclusive", "cumulative"]
+    levels: tuple[int, ...]
+    """Level values, ascending. Code 0 of a row means no level, code k the k-th of these."""
+    tokens: dict[str, int] = {}
+    """Token string to level value; empty for a family of positions."""
+    of_positions: bool = False
+
+
+class GroupInfo(Frozen):
+    """A group: a category that every sample belongs to."""
+
+    name: str
+    values: tuple[str, ...]
+    """Values, sorted; the code of a sample is an index into them."""
+    primary: bool = False
+    attributes: dict[str, tuple[str, ...]] = {}
+    """Attribute name to one string for each of `values`."""
+
+
+class FileEntry(Frozen):
+    """One file of the store."""
+
+    bytes: int
+    sha256: str
+
+
+class Segment(Frozen):
+    """A range of samples written together. A store has one; appends will add more."""
+
+    path: str = "."
+    first_sample: int = 0
+    n_samples: int
+
+
+class Manifest(Frozen):
+    """Everything about a store but its arrays. Written last, by rename."""
+
+    format: Literal["saeinterp-store"] = FORMAT
+    format_version: int = FORMAT_VERSION
+    name: str
+    kind: Kind
+    n_features: int
+    n_samples: int
+    n_rows: int
+    """Counted positions (samples, in a set store): the denominators."""
+    n_positions_stored: int
+    """All positions with a token, the excluded ones too."""
+    n_activations: int
+    n_units: int
+    n_explain: dict[Literal["samples", "rows", "units"], int]
+    """How many of each are in the `explain` split. They come first in every array."""
+    split_seed: int
+    coverage: Literal["full", "sampled"] = "full"
+    excluded_positions: tuple[int, ...] = ()
+    families: tuple[FamilyInfo, ...] = ()
+    groups: tuple[GroupInfo, ...] = ()
+    model: dict[str, Any] | None = None
+    sae: dict[str, Any] | None = None
+    dataset: dict[str, Any] | None = None
+    checks: list[dict[str, Any]] = []
+    dropped: dict[str, int] = {}
+    """Activations or samples left out by the import, by reason."""
+    search_floor: dict[str, float] = {}
+    """Features under these (`firing_rate`, `max`) are flagged and left out of default searches."""
+    seeds: dict[str, int] = {}
+    provenance: dict[str, Any] = {}
+    """Fingerprints of configs and inputs, code version, library versions."""
+    generation: int = 0
+    segments: tuple[Segment, ...] = ()
+    files: dict[str, FileEntry] = {}
+
+    def fingerprint(self) -> str:
+        """The name of this store's content, as cited in evidence."""
+        return fingerprint(self.model_dump(mode="json"))
+
+
+def read_manifest(store: Path) -> Manifest:
+    """Read and check the manifest of a store and that its files are there in full length.
+
+    Raises:
+        BadStore: not a store, damaged, truncated, foreign or newer.
+    """
+    path = store / MANIFEST
+    rebuild = "Give the folder that `saeinterp-pipeline build` or `import` published, or make it again."
+    if not store.is_dir():
+        raise BadStore(store, "a folder holding a store", "nothing" if not store.exists() else "a file", rebuild)
+    if not path.is_file():
+        names = sorted(p.name for p in store.iterdir())[:5]
+        raise BadStore(store, f"a store with {MANIFEST}", f"{', '.join(names) or 'an empty folder'}", rebuild)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise BadStore(path, "JSON", f"text that is not ({error})", rebuild) from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        found = content.get("format") if isinstance(content, dict) else type(content).__name__
+        raise BadStore(path, f"format {FORMAT!r}", f"{found!r}", rebuild)
+    version = content.get("format_version")
+    if version != FORMAT_VERSION:
+        newer = isinstance(version, int) and version > FORMAT_VERSION
+        advice = "Update saeinterp-mcp." if newer else "Build or import the store again with this version."
+        raise BadStore(path, f"format version {FORMAT_VERSION}", f"version {version}", advice)
+    try:
+        manifest = Manifest.model_validate(content)
+    except ValidationError as error:
+        raise BadStore(path, "the fields of a manifest", describe_validation(error), rebuild) from error
+    for name, entry in manifest.files.items():
+        file = store / name
+        size = file.stat().st_size if file.is_file() else None
+        if size != entry.bytes:
+            found = "no such file" if size is None else f"{size} bytes"
+            raise BadStore(file, f"{entry.bytes} bytes", found, rebuild)
+    return manifest
+
+
+def list_files(store: Path) -> dict[str, FileEntry]:
+    """Size and SHA-256 of every file of a store but the manifest and the build log."""
+    entries = {}
+    for path in sorted(store.rglob("*")):
+        name = path.relative_to(store).as_posix()
+        if path.is_file() and name not in (MANIFEST, "build_log.json"):
+            entries[name] = FileEntry(bytes=path.stat().st_size, sha256=file_sha256(path))
+    return entries
+
+
+def write_manifest(store: Path, manifest: Manifest) -> None:
+    """Write the manifest under a temporary name, flush it to disk and rename it."""
+    partial = store / (MANIFEST + ".partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(canonical_json(manifest.model_dump(mode="json")) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    partial.rename(store / MANIFEST)
+
+
+def verify_files(store: Path, manifest: Manifest) -> None:
+    """Recompute every hash.
+
+    Raises:
+        BadStore: a file differs from the manifest, or is not named in it.
+    """
+    found = list_files(store)
+    for name, entry in manifest.files.items():
+        if found.get(name) != entry:
+            other = found[name].sha256[:16] if name in found else "no such file"
+            raise BadStore(store / name, f"sha256 {entry.sha256[:16]}...", other, "Make the store again.")
+    if extra := sorted(set(found) - set(manifest.files)):
+        raise BadStore(store / extra[0], "only files named in the manifest", "this file", "Remove it.")
