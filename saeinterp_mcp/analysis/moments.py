@@ -60,6 +60,13 @@ def count_labels(
     """
     keys, pair_n = np.unique(unit.astype(np.int64) * n_labels + label, return_counts=True)
     pair_unit, labels = np.divmod(keys, n_labels)
+    return count_pairs(pair_unit, labels, pair_n, unit_rows, n_labels, reference)
+
+
+def count_pairs(
+    pair_unit: Ints, labels: Ints, pair_n: Ints, unit_rows: Ints, n_labels: int, reference: Reference
+) -> LabelCounts:
+    """The same from pairs of unit and label, sorted by unit then label, with their row counts."""
     inside = unit_rows > 0
     rows_of_pair = unit_rows[pair_unit]
     weights = pair_n.astype(np.float64)

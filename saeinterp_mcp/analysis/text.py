@@ -1,0 +1,68 @@
+"""Corpus text as it may be shown: control characters visible, marks that cannot be forged, lengths capped."""
+
+import re
+import unicodedata
+from collections.abc import Sequence
+
+MARK_OPEN, MARK_CLOSE = "<<", ">>"
+_BYTE = re.compile(r"(?:<0x[0-9A-F]{2}>)+")
+_WHITE = {"\n": "⏎", "\t": "⇥", "\r": "␍"}
+MAX_TOKEN = 80
+
+
+def visible(text: str) -> str:
+    """Text with every control, format, surrogate or unassigned character spelled `\\u{...}`.
+
+    Line breaks become ⏎, tabs ⇥. Tag characters, bidi overrides, zero width marks and ANSI escapes cannot act or hide.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(_WHITE.get(c) or (c if _shown(c) else f"\\u{{{ord(c):x}}}") for c in text)
+
+
+def _shown(character: str) -> bool:
+    return character == " " or unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
+
+
+def visible_token(token: str) -> str:
+    """A token for a table cell or a list."""
+    text = visible(token)
+    return text if len(text) <= MAX_TOKEN else f"{text[:MAX_TOKEN]}[+{len(text) - MAX_TOKEN} chars]"
+
+
+def join_bytes(text: str) -> str:
+    """Runs of `<0xE2>` bytes that make up UTF-8 together become their characters; the others stay."""
+
+    def decoded(match: re.Match[str]) -> str:
+        raw = bytes(int(h, 16) for h in re.findall(r"<0x(..)>", match.group()))
+        try:
+            return raw.decode("utf-8")
+        except UnicodeDecodeError:
+            return match.group()
+
+    return _BYTE.sub(decoded, text)
+
+
+def sequence_text(tokens: Sequence[str], at: int, first: int, before: int, after: int) -> str:
+    """Tokens around position `at`, that one marked `<<so>>`; marks in the corpus are spelled `‹‹` and `››`.
+
+    Args:
+        tokens: of the whole sample.
+        at: the marked position.
+        first: the first position that may be shown (BOS is left out).
+        before: tokens shown before it.
+        after: tokens shown after it.
+    """
+    start, stop = max(first, at - before), min(len(tokens), at + 1 + after)
+
+    def plain(part: Sequence[str]) -> str:
+        joined = visible(join_bytes("".join(part)))
+        return joined.replace(MARK_OPEN, "‹‹").replace(MARK_CLOSE, "››")
+
+    text = plain(tokens[start:at]) + MARK_OPEN + plain(tokens[at : at + 1]) + MARK_CLOSE + plain(tokens[at + 1 : stop])
+    return ("…" if start > first else "") + text + ("…" if stop < len(tokens) else "")
+
+
+def set_text(tokens: Sequence[str]) -> str:
+    """The tokens of a set, in alphabetic order."""
+    return ", ".join(visible(t) for t in sorted(tokens))

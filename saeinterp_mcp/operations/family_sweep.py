@@ -1,0 +1,297 @@
+"""How does activation move with the level of a family?"""
+
+from functools import lru_cache
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from saeinterp_mcp.analysis.confounding import StratifiedEffect, stratified_difference
+from saeinterp_mcp.analysis.moments import LabelCounts, count_labels
+from saeinterp_mcp.analysis.trend import N_FOLDS, monotone, spearman_by_unit
+from saeinterp_mcp.operations.base import (
+    Feature,
+    MinN,
+    ScopeArgument,
+    Seed,
+    SplitArgument,
+    TableResult,
+    Where,
+    Window,
+    digits,
+    number,
+    percent,
+    sealed,
+    table_rows,
+)
+from saeinterp_mcp.operations.effects import Effects, effects_of
+from saeinterp_mcp.operations.slicing import Labels, Scoping, Slice, make_slice
+from saeinterp_mcp.store.base import Ints, Store
+from saeinterp_mcp.store.manifest import Split
+
+
+class Baseline(BaseModel):
+    """Rows of the slice with no level of the family."""
+
+    model_config = ConfigDict(extra="forbid")
+    n: int
+    n_units: int
+    n_firing: int
+    firing_rate: float | None
+    mean: float | None
+    ci_low: float | None
+    ci_high: float | None
+
+
+class TrendResult(BaseModel):
+    """Rank correlation over rows with a level, silent ones included."""
+
+    model_config = ConfigDict(extra="forbid")
+    spearman: float | None
+    low: float | None
+    high: float | None
+    n: int
+    monotone: bool | None
+
+
+class Stratified(BaseModel):
+    """Any level against none, within the values of a group, combined."""
+
+    model_config = ConfigDict(extra="forbid")
+    group: str
+    value: float | None
+    low: float | None
+    high: float | None
+    n_strata: int
+
+
+class Confounding(BaseModel):
+    """The stratum that takes most of the crude effect away."""
+
+    model_config = ConfigDict(extra="forbid")
+    group: str
+    crude: float | None
+    adjusted: float | None
+    share_surviving: float | None
+    """adjusted / crude; null when the crude effect itself may be zero."""
+
+
+class FamilySweep(TableResult):
+    """Levels of a family beside the rows that have none."""
+
+    family: str
+    scope: str | None
+    given: str | None
+    baseline: Baseline
+    trend: TrendResult
+    stratified_effect: Stratified | None
+    confounding: Confounding | None
+
+
+COLUMNS = (
+    "level n n_units n_firing firing_rate rate_low rate_high mean ci_low ci_high effect effect_low effect_high "
+    "mean_when_firing rate_ratio q reason"
+).split()
+
+
+def family_sweep(
+    store: Store,
+    feature: Feature,
+    family: Annotated[str, Field(description="Family to sweep")],
+    scope: ScopeArgument = "at",
+    window: Window = 16,
+    given: Annotated[str | None, Field(description="Condition held, e.g. family:keyword>=1")] = None,
+    group: Annotated[str | None, Field(description="Group to adjust for; default the primary one")] = None,
+    where: Where = None,
+    min_n: MinN = 20,
+    split: SplitArgument = "explain",
+    seed: Seed = 0,
+) -> FamilySweep:
+    """How a feature's firing rate and mean activation move with a family's level, against rows with no level.
+
+    Counts silent rows; looks for confounding by group and by the strongest other family.
+    """
+    store.need_full_coverage("family_sweep")
+    info = store.family(family)
+    if group is not None:
+        store.group(group)
+    scoping = Scoping(scope, window)
+    part = make_slice(store, feature, split, where, scoping, given)
+    labels = part.labels(f"family.{family}")
+    effects = effects_of(labels, min_n)
+    shown = slice(1, None)
+    levels = np.array(info.levels)
+    warnings = list(part.warnings)
+    trend = _trend(labels)
+    adjusted = _Adjustment(part, family, group)
+    stratified, confounding = adjusted.stratified(), adjusted.confounding()
+    if confounding and confounding.share_surviving is not None and confounding.share_surviving < 0.5:
+        warnings.append(
+            f"confounded: held within {confounding.group}, {percent(confounding.share_surviving)} of the crude effect survives"
+        )
+    absent = [int(level) for level, n in zip(levels, effects.n[shown], strict=True) if n == 0]
+    if absent:
+        warnings.append(f"never observed in this slice (missing data, not zero): level {', '.join(map(str, absent[:12]))}")
+    result = FamilySweep(
+        operation="family_sweep",
+        store=store.name,
+        basis="observed",
+        summary=_summary(family, effects, info.levels),
+        warnings=warnings,
+        seed=seed,
+        split=split,
+        where=where,
+        feature=feature,
+        family=family,
+        scope=scope if store.is_sequence else None,
+        given=given,
+        baseline=_baseline(effects),
+        columns=COLUMNS,
+        rows=table_rows(
+            levels,
+            *(
+                getattr(effects, name)[shown]
+                for name in (
+                    "n n_units n_firing firing_rate rate_low rate_high mean ci_low ci_high effect effect_low "
+                    "effect_high mean_when_firing rate_ratio q"
+                ).split()
+            ),
+            [effects.reason(k, min_n) for k in range(1, len(levels) + 1)],
+        ),
+        trend=TrendResult(
+            spearman=number(trend.spearman),
+            low=number(trend.low),
+            high=number(trend.high),
+            n=trend.n,
+            monotone=monotone([number(m) for m in effects.mean[shown]]),
+        ),
+        stratified_effect=stratified,
+        confounding=confounding,
+    )
+    arguments: dict[str, Any] = {
+        "feature": feature, "family": family, "scope": scope, "window": window, "given": given, "group": group,
+        "where": where, "min_n": min_n, "split": split, "seed": seed,
+    }  # fmt: skip
+    return sealed(result, store, arguments)
+
+
+def _baseline(effects: Effects) -> Baseline:
+    return Baseline(
+        n=int(effects.n[0]),
+        n_units=int(effects.n_units[0]),
+        n_firing=int(effects.n_firing[0]),
+        firing_rate=number(effects.firing_rate[0]),
+        mean=number(effects.mean[0]),
+        ci_low=number(effects.ci_low[0]),
+        ci_high=number(effects.ci_high[0]),
+    )
+
+
+def _summary(family: str, effects: Effects, levels: tuple[int, ...]) -> str:
+    known = [k for k in range(1, len(levels) + 1) if not np.isnan(effects.effect[k])]
+    if not known:
+        return f"No level of {family} has enough rows for an estimate beside rows without it."
+    best = max(known, key=lambda k: abs(effects.effect[k]))
+    word = "more" if effects.effect[best] > 0 else "less"
+    q = effects.q[best]
+    return (
+        f"{family}={levels[best - 1]} goes with {word} activation than no {family}: mean {digits(effects.mean[best])} "
+        f"[{digits(effects.ci_low[best])}, {digits(effects.ci_high[best])}] against {digits(effects.mean[0])} "
+        f"(firing rate {percent(effects.firing_rate[best])} against {percent(effects.firing_rate[0])}; "
+        f"n {effects.n[best]} in {effects.n_units[best]} units, q {digits(q, 2)})."
+    )
+
+
+def _trend(labels: Labels) -> Any:
+    """Spearman over rows with a level; folds are units in hash order, modulo 40."""
+    counts, n_levels = labels.counts, len(labels.names) - 1
+    n_units = len(counts.indptr) - 1
+    unit = np.repeat(np.arange(n_units), np.diff(counts.indptr))
+    pairs = int(counts.indptr[-1])
+    level_of_pair = counts.labels[:pairs].astype(np.int64)
+    cell = unit % N_FOLDS * (n_levels + 1) + level_of_pair
+    by_fold = np.bincount(cell, counts.pair_n[:pairs], N_FOLDS * (n_levels + 1)).reshape(N_FOLDS, -1).astype(np.int64)
+    rows, values = labels.slice.firing
+    _, code = labels.of_rows(rows)
+    with_level = code > 0
+    fold = labels.slice.firing_units[with_level] % N_FOLDS
+    return spearman_by_unit(by_fold.sum(0)[1:], by_fold[:, 1:], fold, code[with_level] - 1, values[with_level])
+
+
+class _Adjustment:
+    """Any level of a family against none, within strata."""
+
+    def __init__(self, part: Slice, family: str, group: str | None) -> None:
+        self.part, self.family = part, family
+        primary = next((g.name for g in part.store.manifest.groups if g.primary), None)
+        self.group = group or primary
+        presence = effects_of(part.labels(f"presence.{family}"), 2)
+        self.crude = float(presence.effect[1])
+        self.crude_sure = not (np.isnan(presence.effect_low[1]) or presence.effect_low[1] <= 0 <= presence.effect_high[1])
+
+    def within(self, stratifier: str) -> StratifiedEffect:
+        """Adjusted by `group.NAME` or `family.NAME`."""
+        part = self.part
+        if part.mask is None:
+            counts = _joint_counts(part.store, self.family, stratifier, part.split, part.scoping)
+        else:
+            rows = np.flatnonzero(part.mask)
+            counts = _count_cells(part, self.family, stratifier, rows)
+        rows, values = part.firing
+        return stratified_difference(counts, part.firing_units, _cells(part, self.family, stratifier, rows), values)
+
+    def stratified(self) -> Stratified | None:
+        """Within the group."""
+        if self.group is None:
+            return None
+        found = self.within(f"group.{self.group}")
+        value, low, high = (number(v) for v in found[:3])
+        return Stratified(group=self.group, value=value, low=low, high=high, n_strata=found.n_strata)
+
+    def confounding(self) -> Confounding | None:
+        """The group, or the strongest other family, whichever takes more of the effect away."""
+        candidates = [f"group.{self.group}"] if self.group is not None else []
+        if other := self._strongest_other():
+            candidates.append(f"family.{other}")
+        if not candidates or not np.isfinite(self.crude):
+            return None
+        found = {name: self.within(name).value for name in candidates}
+        usable = {name: value for name, value in found.items() if np.isfinite(value)}
+        if not usable:
+            return None
+        name = min(usable, key=lambda c: usable[c] * np.sign(self.crude))
+        share = usable[name] / self.crude if self.crude_sure else None
+        return Confounding(
+            group=name.removeprefix("group.").replace("family.", "family:"),
+            crude=number(self.crude),
+            adjusted=number(usable[name]),
+            share_surviving=None if share is None else number(share),
+        )
+
+    def _strongest_other(self) -> str | None:
+        best, strongest = None, 0.0
+        for name in self.part.store.families:
+            if name != self.family:
+                p = float(effects_of(self.part.labels(f"presence.{name}"), 2).p[1])
+                effect = float(effects_of(self.part.labels(f"presence.{name}"), 2).effect[1])
+                if np.isfinite(p) and p < 0.05 and abs(effect) > strongest:
+                    best, strongest = name, abs(effect)
+        return best
+
+
+def _cells(part: Slice, family: str, stratifier: str, rows: Ints) -> Ints:
+    _, present = part.labels(f"presence.{family}").of_rows(rows)
+    _, stratum = part.labels(stratifier).of_rows(rows)
+    return np.asarray(2 * stratum + present, np.int64)
+
+
+def _count_cells(part: Slice, family: str, stratifier: str, rows: Ints) -> LabelCounts:
+    n_cells = 2 * len(part.labels(stratifier).names)
+    unit = part.store.row_unit[rows].astype(np.int64)
+    return count_labels(unit, _cells(part, family, stratifier, rows), part.unit_rows, n_cells, "rest")
+
+
+@lru_cache(maxsize=128)
+def _joint_counts(store: Store, family: str, stratifier: str, split: Split, scoping: Scoping) -> LabelCounts:
+    part = Slice(store, 0, split, scoping, None)
+    return _count_cells(part, family, stratifier, np.arange(store.n_rows(split)))
