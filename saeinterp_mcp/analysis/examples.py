@@ -11,7 +11,8 @@ from saeinterp_mcp.analysis.sampling import one_per_unit
 from saeinterp_mcp.store.layout import REGIONS
 
 Ints = NDArray[np.int64]
-LOG_ODDS_PRIOR = 0.5
+Floats = NDArray[np.float64]
+PRIOR_ROWS = 1.0
 
 
 def spread_over_quantiles(
@@ -50,13 +51,12 @@ def from_core(
     return one_per_unit(core[generator.permutation(len(core))], row_unit, limit)
 
 
-def token_log_odds(n_firing: NDArray[np.float64], n: NDArray[np.float64], all_firing: float, all_n: float) -> NDArray[np.float64]:
-    """Shrunken log-odds that a row with the token fires, against all rows.
+def token_log_odds(n_firing: Floats, n: Floats, all_firing: Floats, all_n: float) -> Floats:
+    """Shrunken log-odds that a row with the token fires, against all rows; the arguments broadcast.
 
-    ln((k + a p) / (n - k + a (1 - p))) - ln(p / (1 - p)) with p the overall firing rate and a = 2 * 0.5 pseudo-rows:
-    an informative Dirichlet prior (Monroe et al. 2008, Fightin' Words, eq. 16), so nothing is infinite.
+    ln((k + a p) / (n - k + a (1 - p))) - ln(p / (1 - p)) with p the overall firing rate and a = 1 pseudo-row: an
+    informative Dirichlet prior (Monroe et al. 2008, Fightin' Words, section 3.5), so nothing is infinite.
     """
-    rate = min(max(all_firing / all_n, 0.5 / all_n), 1 - 0.5 / all_n)
-    prior = 2 * LOG_ODDS_PRIOR
-    odds = (n_firing + prior * rate) / (n - n_firing + prior * (1 - rate))
+    rate = np.clip(all_firing / all_n, 0.5 / all_n, 1 - 0.5 / all_n)
+    odds = (n_firing + PRIOR_ROWS * rate) / (n - n_firing + PRIOR_ROWS * (1 - rate))
     return np.asarray(np.log(odds) - np.log(rate / (1 - rate)))

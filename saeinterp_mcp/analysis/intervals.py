@@ -8,12 +8,11 @@ docstring says otherwise; NaN stands for null. The choice of methods is measured
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import special, stats
 
 Array = npt.NDArray[np.float64]
 
@@ -21,6 +20,7 @@ MIN_FIRING_UNITS = 10
 _TAIL = 0.975  # two-sided 95 %
 _Z = 1.959963984540054
 _SKEW = 2.0  # the upper limit gets so many times fewer degrees of freedom (calibrated: docs/intervals.md)
+_BORROW = 50.0  # effective firing units at which an arm's own variance counts one half in the test
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,15 @@ class Cross:
 
 def _divide(a: Array, b: Array) -> Array:
     """Return a / b, NaN where b is not positive."""
-    return np.divide(a, b, out=np.full(np.broadcast(a, b).shape, np.nan), where=np.asarray(b) > 0)
+    out = np.full(np.broadcast(a, b).shape, np.nan)
+    np.divide(a, b, out=out, where=b > 0)
+    return out
 
 
 def _quantile(df: Array, share: Array) -> Array:
     """Return z inflated to Student's t (at least 1 df) for the share of the variance that is estimated."""
-    t = stats.t.ppf(_TAIL, np.fmax(df, 1.0))
-    return np.asarray(np.sqrt(_Z**2 + share * (t**2 - _Z**2)), dtype=np.float64)
+    t = np.asarray(stats.t.ppf(_TAIL, np.fmax(df, 1.0)), dtype=np.float64)
+    return np.sqrt(_Z**2 + share * (t**2 - _Z**2))
 
 
 def _residual(arm: Arm, m: Array) -> Array:
@@ -88,19 +90,27 @@ def _share(arm: Arm) -> Array:
     return np.clip(np.nan_to_num(_divide(unequal, relative)), 0.0, 1.0)
 
 
+def _binomial_low(arm: Arm) -> Array:
+    """Return Jeffreys' lower limit of the share of units that fire, over that share."""
+    firing, units = arm.n_firing_units, arm.n_units
+    low = stats.beta.ppf(1 - _TAIL, firing + 0.5, np.fmax(units - firing, 0.0) + 0.5)
+    return _divide(low * units, firing)
+
+
 def mean_interval(arm: Arm, largest: Array) -> tuple[Array, Array]:
     """Return the 95 % interval (low, high) of the mean; `largest` is the feature's largest activation.
 
     On the log scale (delta method): m exp(-q se/m) to m exp(q' se/m). q lies between z and t for the share
     of the variance that is estimated, with E-1 degrees of freedom, E = S^2/sum S_i^2 the effective number of
-    firing units; q' with (E-1)/_SKEW, because too low a mean comes with too small a variance. Without
-    firing, 0 to largest min(1, 3/U). Null for U < 2 or 1..9 firing units.
+    firing units; q' with (E-1)/_SKEW, because too low a mean comes with too small a variance. low is at most
+    what the number of firing units alone allows (dense features of even strength). Without firing, 0 to
+    largest min(1, 3/U). Null for U < 2 or 1..9 firing units.
     """
     m, share = mean(arm), _share(arm)
     df = _effective(arm.s, arm.ss) - 1
     relative = np.nan_to_num(_divide(standard_error(arm), m))
-    low = m * np.exp(-_quantile(df, np.ones_like(m)) * relative)
-    high = m * np.exp(np.fmin(_quantile(df / _SKEW, share) * relative, 700.0))
+    low = m * np.fmin(np.exp(-_quantile(df, np.ones_like(m)) * relative), _binomial_low(arm))
+    high = m * np.exp(np.fmin(_quantile(df / _SKEW, share) * relative, 500.0))
     return _finish(arm, low, np.fmax(np.fmin(high, largest), m), largest, MIN_FIRING_UNITS)
 
 
@@ -155,9 +165,7 @@ def _factor(arm: Arm) -> Array:
     return np.sqrt(_divide(arm.n_units, arm.n_units - 1))
 
 
-def difference(
-    a: Arm, b: Arm, cross: Cross, largest: Array
-) -> tuple[Array, Array, Array, Array]:
+def difference(a: Arm, b: Arm, cross: Cross, largest: Array) -> tuple[Array, Array, Array, Array]:
     """Return (effect, low, high, p) of m_a - m_b: MOVER on `mean_interval`, and the score test's p."""
     return _difference(a, b, cross, mean_interval(a, largest), mean_interval(b, largest))
 
@@ -203,20 +211,51 @@ def contrast(
 
 
 def score_test(a: Arm, b: Arm, cross: Cross) -> Array:
-    """Return the two-sided p of no difference of the means: the clustered score test.
+    """Return the two-sided p of no difference of the means: a clustered score test with a skewed reference.
 
     Residuals are about the pooled mean m0 = (S_a + S_b)/(N_a + N_b): A_i = S_ia - m0 n_ia, B_i alike, and
-    the variance is sum (A_i/N_a - B_i/N_b)^2 times U/(U-1) per arm; normal reference. Null where an arm has
-    fewer than 2 units or nothing fires.
+    the variance is that of sum (A_i/N_a - B_i/N_b). An arm's own sum of squares counts with weight
+    w = E/(E + _BORROW), E its effective number of firing units; the rest is its share of both arms' sum
+    (by n or by n^2, whichever brackets it), so that an arm hardly firing does not vouch for itself. The
+    reference is Pearson's type III with the skewness of a compound Poisson sum of gamma values,
+    (1 + 2 c^2)/(1 + c^2) times the coefficient of variation, c that of the firing units' sums; 1 - 3 w for
+    what studentising turns round. p is twice the tail, or the tail alone where the other one, bounded
+    because no sum is negative, cannot be as small (Blaker 2000). Null where an arm has fewer than 2 units or
+    nothing fires.
     """
-    m0 = _divide(a.s + b.s, a.n + b.n)
+    s, m0 = a.s + b.s, _divide(a.s + b.s, a.n + b.n)
+    q_a, q_b = _residual(a, m0), _residual(b, m0)
+    by_rows, by_squares = _divide(a.n, a.n + b.n), _divide(a.nn, a.nn + b.nn)
+    shared = (q_a + q_b) * np.stack([np.fmin(by_rows, by_squares), np.fmax(by_rows, by_squares)])
+    pooled_a = np.clip(q_a, shared[0], shared[1])
+    e_a, e_b = _effective(a.s, a.ss), _effective(b.s, b.ss)
+    w_a, w_b = e_a / (e_a + _BORROW), e_b / (e_b + _BORROW)
+    v_a = (w_a * q_a + (1 - w_a) * pooled_a) * _divide(_factor(a), a.n) ** 2
+    v_b = (w_b * q_b + (1 - w_b) * (q_a + q_b - pooled_a)) * _divide(_factor(b), b.n) ** 2
     both = cross.ss - m0 * (cross.sn + cross.ns) + m0**2 * cross.nn
-    f_a, f_b = _factor(a), _factor(b)
-    variance = (
-        _residual(a, m0) * (f_a / a.n) ** 2 + _residual(b, m0) * (f_b / b.n) ** 2 - 2 * both * f_a * f_b / (a.n * b.n)
-    )
-    z = _divide(np.abs(mean(a) - mean(b)), np.sqrt(np.fmax(variance, 0.0)))
-    return np.asarray(np.where(a.s + b.s > 0, 2 * stats.norm.sf(z), np.nan), dtype=np.float64)
+    rho = np.clip(np.nan_to_num(_divide(both, np.sqrt(q_a * q_b))), -1.0, 1.0)
+    sd = np.sqrt(np.fmax(v_a + v_b - 2 * rho * np.sqrt(v_a * v_b), 0.0))
+    z = np.nan_to_num(_divide(mean(a) - mean(b), sd))
+
+    firing = a.n_firing_units + b.n_firing_units
+    shape = 2 - _divide(s**2, (a.ss + b.ss) * firing)  # (1 + 2 c^2)/(1 + c^2)
+    skewness = _divide(shape * (v_a * (1 - 3 * w_a) - v_b * (1 - 3 * w_b)), m0 * sd)
+    upper, lower = _tails(z, skewness)
+    tail = np.where(z > 0, upper, lower)
+    bound = _divide(np.where(z > 0, -_divide(s, b.n), _divide(s, a.n)), sd)
+    upper, lower = _tails(bound, skewness)
+    p = np.where(tail < np.where(z > 0, lower, upper), tail, np.fmin(2 * tail, 1.0))
+    return np.where((s > 0) & (np.fmin(a.n_units, b.n_units) >= 2), p, np.nan)
+
+
+def _tails(z: Array, skewness: Array) -> tuple[Array, Array]:
+    """Return (P(Z >= z), P(Z <= z)) for Pearson's type III (shifted gamma), mean 0 and variance 1."""
+    g = np.clip(np.nan_to_num(skewness), -4.0, 4.0)
+    g = np.where(np.abs(g) < 1e-3, 1e-3, g)
+    alpha = 4 / g**2
+    x = np.fmax(alpha + np.sign(g) * z * np.sqrt(alpha), 0.0)
+    above, below = special.gammaincc(alpha, x), special.gammainc(alpha, x)
+    return np.where(g > 0, above, below), np.where(g > 0, below, above)
 
 
 def log_odds_shrunken(

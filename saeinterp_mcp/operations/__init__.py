@@ -4,8 +4,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from saeinterp_mcp.operations.base import Result
+from saeinterp_mcp.operations.decoder_influence import decoder_influence
+from saeinterp_mcp.operations.family_heatmap import draw_heatmap, family_heatmap
 from saeinterp_mcp.operations.family_sweep import family_sweep
+from saeinterp_mcp.operations.feature_examples import feature_examples
+from saeinterp_mcp.operations.feature_overview import feature_overview
+from saeinterp_mcp.operations.features_search import features_search
 from saeinterp_mcp.operations.group_sweep import group_sweep
+from saeinterp_mcp.operations.similar_features import similar_features
+from saeinterp_mcp.operations.store_status import store_status
 
 
 @dataclass(frozen=True)
@@ -31,6 +38,13 @@ class Operation:
 
 
 OPERATIONS: tuple[Operation, ...] = (
+    Operation(store_status, "status", "What is served"),
+    Operation(features_search, "search", "Find features"),
+    Operation(feature_overview, "overview", "A feature at a glance"),
+    Operation(feature_examples, "examples", "Samples of a feature"),
     Operation(family_sweep, "family-sweep", "Sweep the levels of a family"),
+    Operation(family_heatmap, "heatmap", "Two families together", picture=draw_heatmap),
     Operation(group_sweep, "group-sweep", "Compare groups"),
+    Operation(decoder_influence, "decoder", "What a feature pushes the output towards"),
+    Operation(similar_features, "similar", "Features like this one"),
 )

@@ -59,7 +59,9 @@ class Effects:
         if np.isnan(self.ci_low[k]):
             fires = int(self.n_firing_units[k])
             return "fewer than 2 units" if self.n_units[k] < 2 else f"interval: {fires} firing units, {MIN_FIRING_UNITS} needed"
-        if np.isnan(self.effect_low[k]) and not np.isnan(self.effect[k]):
+        if np.isnan(self.effect[k]):
+            return f"effect: the reference has fewer than {min_n} rows or {min(min_n, 10)} units"
+        if np.isnan(self.effect_low[k]):
             return f"effect interval: the reference has under {MIN_FIRING_UNITS} firing units"
         return None
 

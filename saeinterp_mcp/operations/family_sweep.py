@@ -272,8 +272,8 @@ class _Adjustment:
         best, strongest = None, 0.0
         for name in self.part.store.families:
             if name != self.family:
-                p = float(effects_of(self.part.labels(f"presence.{name}"), 2).p[1])
-                effect = float(effects_of(self.part.labels(f"presence.{name}"), 2).effect[1])
+                presence = effects_of(self.part.labels(f"presence.{name}"), 2)
+                p, effect = float(presence.p[1]), float(presence.effect[1])
                 if np.isfinite(p) and p < 0.05 and abs(effect) > strongest:
                     best, strongest = name, abs(effect)
         return best

@@ -1,0 +1,228 @@
+"""How do two families go together?"""
+
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+from scipy import sparse
+
+from saeinterp_mcp.analysis.intervals import Arm, contrast, mean_interval
+from saeinterp_mcp.errors import BadInput
+from saeinterp_mcp.operations.base import (
+    Feature,
+    MinN,
+    ScopeArgument,
+    Seed,
+    SplitArgument,
+    TableResult,
+    Where,
+    Window,
+    digits,
+    percent,
+    sealed,
+    table_rows,
+)
+from saeinterp_mcp.operations.effects import enough
+from saeinterp_mcp.operations.slicing import Scoping, Slice, make_slice
+from saeinterp_mcp.store.base import Store
+
+MAX_CELLS = 400
+COLUMNS = (
+    "x y n n_units n_firing firing_rate mean ci_low ci_high interaction interaction_low interaction_high rate_interaction"
+).split()
+
+
+class Peak(BaseModel):
+    """The cell of largest mean among those with enough rows."""
+
+    model_config = ConfigDict(extra="forbid")
+    x: int
+    y: int
+    n: int
+    mean: float
+
+
+class FamilyHeatmap(TableResult):
+    """Every pair of levels, level 0 (none) included."""
+
+    family_x: str
+    family_y: str
+    peak: Peak | None
+
+
+def family_heatmap(
+    store: Store,
+    feature: Feature,
+    family_x: Annotated[str, Field(description="Family of the columns")],
+    family_y: Annotated[str, Field(description="Family of the rows")],
+    where: Where = None,
+    scope: ScopeArgument = "at",
+    window: Window = 16,
+    min_n: MinN = 20,
+    image: Annotated[bool, Field(description="Also a PNG")] = False,
+    split: SplitArgument = "explain",
+    seed: Seed = 0,
+) -> FamilyHeatmap:
+    """Mean activation and firing rate for every pair of levels of two families.
+
+    interaction is m(x,y) - m(x,0) - m(0,y) + m(0,0). A cell never observed has n 0 and nulls.
+    """
+    store.need_full_coverage("family_heatmap")
+    fx, fy = store.family(family_x), store.family(family_y)
+    if family_x == family_y:
+        raise BadInput(f"family_x and family_y are both {family_x!r}; a heatmap needs two families")
+    nx, ny = len(fx.levels) + 1, len(fy.levels) + 1
+    if nx * ny > MAX_CELLS:
+        raise BadInput(
+            f"{family_x} has {nx - 1} levels and {family_y} {ny - 1}: {nx * ny} cells are more than {MAX_CELLS}; "
+            f"choose families with fewer levels, or sweep one with given on the other"
+        )
+    part = make_slice(store, feature, split, where, Scoping(scope, window))
+    cells = _Cells(part, family_x, family_y, nx, ny, min_n)
+    x = np.array([0, *fx.levels])[np.arange(nx * ny) // ny]
+    y = np.array([0, *fy.levels])[np.arange(nx * ny) % ny]
+    observed = int((cells.n > 0).sum())
+    warnings = list(part.warnings)
+    if scope == "at" and store.is_sequence and not (fx.of_positions or fy.of_positions):
+        if not (cells.n.reshape(nx, ny)[1:, 1:] > 0).any():
+            warnings.append(
+                "at scope 'at' a position has one token, so levels of two token families never meet; use scope before or sample"
+            )
+    best = int(np.nanargmax(np.where(cells.shown, cells.mean, np.nan))) if cells.shown.any() else None
+    result = FamilyHeatmap(
+        operation="family_heatmap",
+        store=store.name,
+        basis="observed",
+        summary=(
+            f"{observed} of {nx * ny} cells observed, {int(cells.shown.sum())} with enough rows. "
+            + (
+                f"Largest mean {digits(cells.mean[best])} [{digits(cells.low[best])}, {digits(cells.high[best])}] at "
+                f"{family_x}={x[best]}, {family_y}={y[best]} (n {cells.n[best]}, firing rate {percent(cells.rate[best])})."
+                if best is not None
+                else "No cell has enough rows for an estimate."
+            )
+        ),
+        warnings=warnings,
+        seed=seed,
+        split=split,
+        where=where,
+        feature=feature,
+        family_x=family_x,
+        family_y=family_y,
+        peak=None if best is None else Peak(x=int(x[best]), y=int(y[best]), n=int(cells.n[best]), mean=float(cells.mean[best])),
+        columns=COLUMNS,
+        rows=table_rows(
+            x, y, cells.n, cells.n_units, cells.n_firing, cells.rate, cells.mean, cells.low, cells.high,
+            cells.interaction, cells.interaction_low, cells.interaction_high, cells.rate_interaction,
+        ),  # fmt: skip
+    )
+    arguments: dict[str, Any] = {
+        "feature": feature, "family_x": family_x, "family_y": family_y, "where": where, "scope": scope,
+        "window": window, "min_n": min_n, "split": split, "seed": seed,
+    }  # fmt: skip
+    return sealed(result, store, arguments)
+
+
+class _Cells:
+    """Estimates of all cells x * ny + y, from a sparse matrix of units by cells."""
+
+    def __init__(self, part: Slice, family_x: str, family_y: str, nx: int, ny: int, min_n: int) -> None:
+        store, k = part.store, nx * ny
+        rows = np.arange(store.n_rows(part.split)) if part.mask is None else np.flatnonzero(part.mask)
+        codes = part.labels(f"family.{family_x}")._family_codes, part.labels(f"family.{family_y}")._family_codes
+        code_x, code_y = codes[0](family_x), codes[1](family_y)
+
+        def cell_of(at: Any) -> Any:
+            return code_x[at].astype(np.int64) * ny + code_y[at]
+
+        n_units = store.n_units(part.split)
+        shape = (n_units, k)
+        cell = cell_of(rows)
+        unit = store.row_unit[rows].astype(np.int64)
+        rows_of = sparse.coo_array((np.ones(len(rows)), (unit, cell)), shape).tocsr()
+        rows_of.sum_duplicates()
+        firing, values = part.firing
+        at = (part.firing_units, cell_of(firing))
+        strength = sparse.coo_array((values, at), shape).tocsr()
+        fires = sparse.coo_array((np.ones(len(firing)), at), shape).tocsr()
+        self.n = np.bincount(cell, minlength=k)
+        self.n_units = np.bincount(rows_of.indices, minlength=k)
+        self.n_firing = np.bincount(at[1], minlength=k)
+        self.shown = enough(self.n, self.n_units, min_n)
+        arm = Arm(
+            n=self.n.astype(np.float64),
+            n_units=self.n_units.astype(np.float64),
+            n_firing_units=np.bincount(fires.indices, minlength=k).astype(np.float64),
+            s=np.asarray(strength.sum(0)),
+            ss=np.asarray(strength.multiply(strength).sum(0)),
+            sn=np.asarray(strength.multiply(rows_of).sum(0)),
+            nn=np.asarray(rows_of.multiply(rows_of).sum(0)),
+        )
+        with np.errstate(invalid="ignore", divide="ignore"):
+            mean = arm.s / arm.n
+            low, high = mean_interval(arm, np.full(k, part.largest))
+            rate = self.n_firing / arm.n
+            # influence of each unit on each cell's mean; its Gram matrix is the clustered covariance
+            scale = np.nan_to_num(1 / arm.n, posinf=0.0)
+            factor = np.sqrt(np.nan_to_num(arm.n_units / (arm.n_units - 1), posinf=0.0, neginf=0.0))
+        influence = (strength - rows_of @ sparse.diags_array(np.nan_to_num(mean))) @ sparse.diags_array(scale * factor)
+        covariance = np.asarray((influence.T @ influence).todense())
+        self.rate = np.where(self.shown, rate, np.nan)
+        self.mean = np.where(self.shown, mean, np.nan)
+        self.low, self.high = np.where(self.shown, low, np.nan), np.where(self.shown, high, np.nan)
+        self.interaction, self.rate_interaction, self.interaction_low, self.interaction_high = (
+            np.full(k, np.nan) for _ in range(4)
+        )
+        weights = np.array([1.0, -1.0, -1.0, 1.0])
+        inner = np.array([i * ny + j for i in range(1, nx) for j in range(1, ny)], np.int64)
+        if not len(inner):
+            return
+        four = np.stack([inner, inner // ny * ny, inner % ny, np.zeros_like(inner)], 1)
+        four = four[self.shown[four].all(1)]
+        self.interaction[four[:, 0]] = self.mean[four] @ weights
+        self.rate_interaction[four[:, 0]] = self.rate[four] @ weights
+        if len(four):
+            block = covariance[four[:, :, None], four[:, None, :]]
+            with np.errstate(invalid="ignore", divide="ignore"):
+                i_low, i_high = contrast(self.mean[four], self.low[four], self.high[four], block, weights)
+            self.interaction_low[four[:, 0]], self.interaction_high[four[:, 0]] = i_low, i_high
+
+
+def draw_heatmap(result: FamilyHeatmap) -> bytes:
+    """A PNG of the means: blank where never observed, hatched where too few rows, the number of rows in each cell."""
+    import io
+
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    at = {name: result.columns.index(name) for name in ("x", "y", "n", "mean")}
+    xs = sorted({int(row[at["x"]]) for row in result.rows})  # type: ignore[arg-type]
+    ys = sorted({int(row[at["y"]]) for row in result.rows})  # type: ignore[arg-type]
+    mean, n = np.full((len(ys), len(xs)), np.nan), np.zeros((len(ys), len(xs)), np.int64)
+    for row in result.rows:
+        i, j = ys.index(int(row[at["y"]])), xs.index(int(row[at["x"]]))  # type: ignore[arg-type]
+        n[i, j] = row[at["n"]]
+        mean[i, j] = np.nan if row[at["mean"]] is None else row[at["mean"]]
+    figure = Figure(figsize=(min(8.0, 2.6 + 0.62 * len(xs)), min(6.0, 1.9 + 0.42 * len(ys))), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    picture = axes.imshow(np.ma.masked_invalid(mean), origin="lower", aspect="auto", cmap="viridis", vmin=0)
+    axes.set_xticks(range(len(xs)), [str(v) if v else "none" for v in xs])
+    axes.set_yticks(range(len(ys)), [str(v) if v else "none" for v in ys])
+    axes.set_xlabel(result.family_x.replace("$", r"\$"))
+    axes.set_ylabel(result.family_y.replace("$", r"\$"))
+    axes.set_title(f"feature {result.feature}: mean activation, silent rows included\n(small: rows in the cell)", fontsize=9)
+    top = np.nanmax(mean) if np.isfinite(mean).any() else 1.0
+    for i in range(len(ys)):
+        for j in range(len(xs)):
+            if n[i, j] == 0:
+                continue
+            known = np.isfinite(mean[i, j])
+            dark = known and mean[i, j] < 0.6 * top
+            text = (f"{mean[i, j]:.3g}\n" if known else "few\n") + f"{n[i, j]}"
+            axes.text(j, i, text, ha="center", va="center", fontsize=6.5, color="white" if dark else "black")
+    figure.colorbar(picture, ax=axes)
+    out = io.BytesIO()
+    figure.savefig(out, format="png", metadata={"Software": None})
+    return out.getvalue()
+

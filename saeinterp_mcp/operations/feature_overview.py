@@ -1,0 +1,306 @@
+"""What is this feature, at a glance?"""
+
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from saeinterp_mcp.analysis.firing import count_regions, histogram_bin, histogram_edges, region_of
+from saeinterp_mcp.analysis.intervals import Arm, benjamini_hochberg, mean_interval, rate_interval
+from saeinterp_mcp.analysis.text import visible_token
+from saeinterp_mcp.operations.base import (
+    Feature,
+    FeatureResult,
+    Seed,
+    SplitArgument,
+    Table,
+    Where,
+    digits,
+    number,
+    percent,
+    sealed,
+    table_rows,
+)
+from saeinterp_mcp.operations.effects import Effects, effects_of
+from saeinterp_mcp.operations.feature_examples import _pick as pick_rows
+from saeinterp_mcp.operations.feature_examples import example_table
+from saeinterp_mcp.operations.features_search import below_floor, feature_metrics
+from saeinterp_mcp.operations.slicing import Labels, Slice, make_slice
+from saeinterp_mcp.store.base import Store
+from saeinterp_mcp.store.layout import QUANTILES, REGIONS
+
+
+
+class Firing(BaseModel):
+    """How often and how strongly the feature fires in the slice; silent rows count in n, firing_rate and mean."""
+
+    model_config = ConfigDict(extra="forbid")
+    n: int
+    n_units: int
+    n_firing: int
+    n_firing_units: int
+    firing_rate: float | None
+    rate_low: float | None
+    rate_high: float | None
+    mean: float | None
+    ci_low: float | None
+    ci_high: float | None
+    mean_when_firing: float | None
+    std_when_firing: float | None
+    median_when_firing: float | None
+    max: float | None
+    effective_max: float | None
+    """99.5th percentile of activations in the explain split; null under 20 firings."""
+    quantiles: dict[str, float | None]
+    """Of the activations where it fires."""
+
+
+class Histogram(BaseModel):
+    """Activations where the feature fires, in bins of half an octave."""
+
+    model_config = ConfigDict(extra="forbid")
+    edges: list[float]
+    counts: list[int]
+
+
+class DecoderSummary(BaseModel):
+    """What the decoder direction does to the model's output."""
+
+    model_config = ConfigDict(extra="forbid")
+    promoted: list[str]
+    suppressed: list[str]
+    effect_norm: float | None
+    effect_percentile: float | None
+
+
+class FeatureOverview(FeatureResult):
+    """A feature at a glance."""
+
+    label: str | None = None
+    flagged: bool
+    """Under the store's search floor: too rare or too weak to trust."""
+    importance_percentile: float | None
+    firing: Firing
+    histogram: Histogram
+    regions: Table
+    enhancers: Table
+    suppressors: Table
+    families: Table
+    groups: Table
+    decoder: DecoderSummary | None
+    neighbours: Table
+    examples: Table
+    labels: list[dict[str, Any]] = []
+
+
+EFFECT_COLUMNS = ["n", "n_firing", "firing_rate", "rate_low", "rate_high", "rate_ratio", "effect", "q"]
+Q_CUT = 0.05
+
+
+def feature_overview(
+    store: Store,
+    feature: Feature,
+    detail: Annotated[Literal["concise", "detailed"], Field(description="How long the lists are")] = "concise",
+    where: Where = None,
+    split: SplitArgument = "explain",
+    seed: Seed = 0,
+) -> FeatureOverview:
+    """One feature at a glance: firing, regions, tokens that go with and against it, families, groups, decoder,
+    neighbours, examples. Gives hypotheses, not findings: test them with family_sweep and group_sweep.
+    """
+    short = detail == "concise"
+    part = make_slice(store, feature, split, where)
+    firing = _firing(part)
+    rows, values = part.firing
+    warnings = list(part.warnings)
+    full = store.manifest.coverage == "full"
+    if not full:
+        warnings.append("this store is sampled: it holds chosen examples only, so rates, means and effects are left out")
+    flagged = bool(below_floor(store)[feature])
+    if flagged:
+        warnings.append("flagged: this feature fires too rarely or too weakly to be trusted")
+    if not len(rows):
+        warnings.append("the feature never fires in this slice")
+    maximum = float(store.per_feature("stats/effective_max", feature))
+    limit = 6 if short else 20
+    enhancers, suppressors = _tokens(part, limit) if full else (_empty("token"), _empty("token"))
+    importance = feature_metrics(store, "all")["importance"]
+    example_rows, activations = pick_rows(part, "spread", seed)
+    chosen = np.linspace(0, len(example_rows) - 1, min(len(example_rows), 4 if short else 12)).astype(np.int64)
+    columns, examples = example_table(
+        store, example_rows[chosen], activations[chosen], *((10, 4) if short else (24, 10))
+    )
+    result = FeatureOverview(
+        operation="feature_overview",
+        store=store.name,
+        basis="observed",
+        summary=_summary(feature, firing, enhancers, store),
+        warnings=[*warnings, "q is corrected within each table, not across features or tables"],
+        seed=seed,
+        split=split,
+        where=where,
+        feature=feature,
+        flagged=flagged,
+        importance_percentile=number(100 * float((importance < importance[feature]).mean())),
+        firing=firing,
+        histogram=_histogram(values),
+        regions=_regions(part, maximum),
+        enhancers=enhancers,
+        suppressors=suppressors,
+        families=_families(part) if full else _empty("family"),
+        groups=_groups(part, 4 if short else 12) if full else _empty("group"),
+        decoder=_decoder(store, feature, 6 if short else 15),
+        neighbours=_neighbours(store, feature, 3 if short else 8),
+        examples=Table(columns=columns, rows=examples),
+    )
+    return sealed(result, store, {"feature": feature, "detail": detail, "where": where, "split": split, "seed": seed})
+
+
+def _firing(part: Slice) -> Firing:
+    rows, values = part.firing
+    s, c = float(values.sum()), float(len(rows))
+    units, index = np.unique(part.firing_units, return_inverse=True)
+    unit_s, unit_c, unit_n = np.bincount(index, values), np.bincount(index), part.unit_rows[units].astype(np.float64)
+    everything = {"n": float(part.n_rows), "n_units": float(part.n_units), "n_firing_units": float(len(units))}
+    nn = float((part.unit_rows.astype(np.float64) ** 2).sum())
+
+    def arm(total: float, by_unit: Any) -> Arm:
+        sums = {**everything, "s": total, "ss": (by_unit**2).sum(), "sn": (by_unit * unit_n).sum(), "nn": nn}
+        return Arm(**{name: np.array([value], np.float64) for name, value in sums.items()})
+
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ci = mean_interval(arm(s, unit_s), np.array([part.largest]))
+        rate = rate_interval(arm(c, unit_c.astype(np.float64)))
+    full = part.store.manifest.coverage == "full" and part.n_rows > 0
+    quantiles = np.quantile(values, QUANTILES) if len(rows) else np.full(len(QUANTILES), np.nan)
+    return Firing(
+        n=part.n_rows,
+        n_units=part.n_units,
+        n_firing=len(rows),
+        n_firing_units=len(units),
+        firing_rate=c / part.n_rows if full else None,
+        rate_low=number(rate[0][0]) if full else None,
+        rate_high=number(rate[1][0]) if full else None,
+        mean=s / part.n_rows if full else None,
+        ci_low=number(ci[0][0]) if full else None,
+        ci_high=number(ci[1][0]) if full else None,
+        mean_when_firing=s / c if len(rows) else None,
+        std_when_firing=float(values.std(ddof=1)) if len(rows) > 1 else None,
+        median_when_firing=float(np.median(values)) if len(rows) else None,
+        max=float(values.max()) if len(rows) else None,
+        effective_max=number(part.store.per_feature("stats/effective_max", part.feature)),
+        quantiles={f"{q:g}": number(v) for q, v in zip(QUANTILES, quantiles, strict=True)},
+    )
+
+
+def _histogram(values: Any) -> Histogram:
+    if not len(values):
+        return Histogram(edges=[], counts=[])
+    bins = histogram_bin(values) // 4
+    first, last = int(bins.min()), int(bins.max())
+    counts = np.bincount(bins - first, minlength=last - first + 1)
+    edges = histogram_edges()[::4][first : last + 2]
+    return Histogram(edges=[float(e) for e in edges], counts=[int(c) for c in counts])
+
+
+def _regions(part: Slice, maximum: float) -> Table:
+    rows, values = part.firing
+    counts = count_regions(values, maximum)
+    total = max(len(rows), 1)
+    means = [values[region_of(values, maximum) == i].mean() if counts[i] else np.nan for i in range(len(REGIONS))]
+    shares = counts / total if np.isfinite(maximum) else np.full(len(REGIONS), np.nan)
+    return Table(columns=["region", "n", "share", "mean"], rows=table_rows(REGIONS, counts, shares, means))
+
+
+def _empty(first: str) -> Table:
+    return Table(columns=[first, *EFFECT_COLUMNS], rows=[])
+
+
+def _effect_rows(names: list[Any], effects: Effects, pick: Any) -> list[list[Any]]:
+    return table_rows([names[k] for k in pick], *(getattr(effects, c)[pick] for c in EFFECT_COLUMNS))
+
+
+def _tokens(part: Slice, limit: int) -> tuple[Table, Table]:
+    """Tokens in whose presence the feature fires more, or less, than elsewhere; q under 0.05 over all tokens."""
+    labels = part.labels("tokens")
+    effects = effects_of(labels, 20)
+    sure = np.flatnonzero((effects.q < Q_CUT) & ~np.isnan(effects.log_odds))
+    up, down = sure[effects.log_odds[sure] > 0], sure[effects.log_odds[sure] < 0]
+    up = up[np.lexsort((up, -effects.log_odds[up] * np.sqrt(effects.n_firing[up])))][:limit]
+    down = down[np.lexsort((down, effects.effect[down]))][:limit]
+    names = {k: visible_token(labels.names[k]) for k in (*up.tolist(), *down.tolist())}
+    tables = (_effect_rows([*_by_index(names, len(labels.names))], effects, pick) for pick in (up, down))
+    first, second = (Table(columns=["token", *EFFECT_COLUMNS], rows=rows) for rows in tables)
+    return first, second
+
+
+def _by_index(names: dict[int, str], n: int) -> list[str]:
+    return [names.get(k, "") for k in range(n)]
+
+
+def _families(part: Slice) -> Table:
+    """Any level of each family against none."""
+    names, found = [], []
+    for name in part.store.families:
+        names.append(name)
+        found.append(effects_of(part.labels(f"presence.{name}"), 20))
+    rows = [_effect_rows([name] * 2, effects, np.array([1]))[0] for name, effects in zip(names, found, strict=True)]
+    rows.sort(key=lambda row: -abs(float(row[7] or 0)))
+    p = {name: float(effects.p[1]) for name, effects in zip(names, found, strict=True)}
+    q = dict(zip(p, benjamini_hochberg(np.array(list(p.values()))), strict=True)) if p else {}
+    for row in rows:
+        row[-1] = number(q[str(row[0])])
+    return Table(columns=["family", *EFFECT_COLUMNS], rows=rows)
+
+
+def _groups(part: Slice, limit: int) -> Table:
+    """Values of the primary group that differ most from the rest."""
+    primary = next((g for g in part.store.manifest.groups if g.primary), None)
+    if primary is None:
+        return Table(columns=["group", "value", *EFFECT_COLUMNS], rows=[])
+    labels = Labels(part, f"group.{primary.name}")
+    effects = effects_of(labels, 20)
+    order = np.lexsort((np.arange(len(effects.n)), -np.nan_to_num(np.abs(effects.effect), nan=-1.0)))
+    order = order[~np.isnan(effects.effect[order])][:limit]
+    rows = [[primary.name, *row] for row in _effect_rows([visible_token(v) for v in labels.names], effects, order)]
+    return Table(columns=["group", "value", *EFFECT_COLUMNS], rows=rows)
+
+
+def _decoder(store: Store, feature: int, limit: int) -> DecoderSummary | None:
+    if not store.backend.has("outputs/norm"):
+        return None
+    norm = store.backend.column("outputs/norm")
+    lists = {
+        side: [visible_token(store.output_tokens[t]) for t in store.list_of_feature(f"outputs/{side}/tokens", feature)[:limit]]
+        for side in ("promoted", "suppressed")
+    }
+    return DecoderSummary(
+        effect_norm=number(norm[feature]),
+        effect_percentile=number(100 * float((norm < norm[feature]).mean())),
+        **lists,
+    )
+
+
+def _neighbours(store: Store, feature: int, limit: int) -> Table:
+    rows = []
+    for by in ("coactivation", "decoder"):
+        if store.backend.has(f"neighbours/{by}/features"):
+            others = store.list_of_feature(f"neighbours/{by}/features", feature)[:limit]
+            scores = store.list_of_feature(f"neighbours/{by}/scores", feature)[:limit]
+            rows += [[by, int(f), float(s), None] for f, s in zip(others, scores, strict=True)]
+    return Table(columns=["by", "feature", "score", "label"], rows=rows)
+
+
+def _summary(feature: int, firing: Firing, enhancers: Table, store: Store) -> str:
+    where = "positions" if store.is_sequence else "samples"
+    if not firing.n_firing:
+        return f"Feature {feature} never fires on the {firing.n} {where} of this slice."
+    names = ", ".join(repr(str(row[0])) for row in enhancers.rows[:4])
+    goes = f" It goes most with {names}." if names else " No token stands out."
+    return (
+        f"Feature {feature} fires on {firing.n_firing} of {firing.n} {where} ({percent(firing.firing_rate)} "
+        f"[{percent(firing.rate_low)}, {percent(firing.rate_high)}], {firing.n_firing_units} of {firing.n_units} units), "
+        f"with mean {digits(firing.mean_when_firing)} and maximum {digits(firing.max)} when it fires.{goes}"
+    )
+
+

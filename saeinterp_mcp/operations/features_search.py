@@ -1,0 +1,191 @@
+"""Which features are worth a look, or fire on this token?"""
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from saeinterp_mcp.analysis.examples import token_log_odds
+from saeinterp_mcp.analysis.text import visible_token
+from saeinterp_mcp.errors import BadInput, NotInStore, UnknownName
+from saeinterp_mcp.operations.base import Cell, Cursor, Limit, Result, page, percent, sealed, table_rows
+from saeinterp_mcp.operations.slicing import nearest_tokens
+from saeinterp_mcp.rules import evaluate_metric_filter, parse_metric_filter
+from saeinterp_mcp.store.base import Bools, Store
+from saeinterp_mcp.store.manifest import SPLITS, Split
+
+METRICS = ("firing_rate", "n_firing", "mean", "max", "effective_max", "effect_norm", "importance")
+Floats = NDArray[np.float64]
+
+
+class FeaturesSearch(Result):
+    """Features, best first."""
+
+    by: str
+    query: str | None
+    total: int
+    """Features that match, before `limit`."""
+    columns: list[str]
+    rows: list[list[Cell]]
+
+
+def features_search(
+    store: Store,
+    query: Annotated[str | None, Field(description="Token to find (by token), or text of a label (by label)")] = None,
+    by: Annotated[
+        Literal["label", "token", "metric", "priority"] | None, Field(description="Default token with a query, else priority")
+    ] = None,
+    where: Annotated[str | None, Field(description="Filter on features, e.g. firing_rate>0.01 and max>=3")] = None,
+    sort: Annotated[str | None, Field(description=f"Metric, - for ascending: {', '.join(METRICS)}")] = None,
+    limit: Limit = 20,
+    cursor: Cursor = None,
+    split: Annotated[Split, Field(description="explain (default) or all stored data")] = "explain",
+) -> FeaturesSearch:
+    """Find features: firing on a token, by a metric, or by priority (importance = mean activation x decoder effect).
+
+    Features that hardly ever fire are flagged and left out unless `where` is given.
+    """
+    chosen = by or ("token" if query is not None else "priority")
+    metrics = feature_metrics(store, split)
+    keep = np.ones(store.manifest.n_features, bool)
+    warnings: list[str] = []
+    if where is not None and where.strip():
+        keep = evaluate_metric_filter(parse_metric_filter(where, METRICS), metrics)
+    else:
+        flagged = below_floor(store)
+        keep &= ~flagged
+        if flagged.any():
+            floor = "".join(f" or have {name} < {value:g}" for name, value in store.manifest.search_floor.items())
+            warnings.append(f"{int(flagged.sum())} features that never fire{floor} are left out; give where to see them")
+    extra: dict[str, NDArray[Any]] = {}
+    if chosen == "label":
+        warnings.append("this store has no labels yet")
+        keep[:] = False
+        order_by = metrics["importance"]
+        why = lambda f: ""  # noqa: E731
+    elif chosen == "token":
+        order_by, why, extra, fires = _by_token(store, query, split)
+        keep &= fires
+    else:
+        key = sort or "importance"
+        descending = not key.startswith("-")
+        name = key.removeprefix("-")
+        if name not in METRICS:
+            raise UnknownName(f"no metric {name!r} to sort by; there are: {', '.join(METRICS)}")
+        order_by = metrics[name] if descending else -metrics[name]
+
+        def why(f: int) -> str:
+            return f"{name} {metrics[name][f]:.4g}"
+
+    if chosen == "token" and sort is not None:
+        raise BadInput("sort goes with by metric or priority; by token is sorted by the token's log-odds")
+    if chosen == "priority" and not store.backend.has("outputs/norm"):
+        warnings.append("no decoder in this store: importance is the mean activation alone")
+    order = np.lexsort((np.arange(len(keep)), -np.nan_to_num(order_by, nan=-np.inf)))
+    order = order[keep[order]]
+    arguments = {"query": query, "by": chosen, "where": where, "sort": sort, "split": split}
+    shown, next_cursor, more = page(order.tolist(), limit, cursor, store, ["features_search", arguments])
+    pick = np.array(shown, np.int64)
+    columns = ["feature", "label", "firing_rate", "max", "why", "importance", *extra]
+    rows = table_rows(
+        pick,
+        [None] * len(pick),
+        metrics["firing_rate"][pick],
+        metrics["max"][pick],
+        [why(k) for k in shown],
+        metrics["importance"][pick],
+        *(column[pick] for column in extra.values()),
+    )
+    what = f"fire on token {visible_token(str(query))!r}" if chosen == "token" else "match"
+    result = FeaturesSearch(
+        operation="features_search",
+        store=store.name,
+        basis="observed",
+        summary=f"{len(order)} of {len(keep)} features {what}; {len(shown)} shown, best first by {_named(chosen, sort)}.",
+        warnings=warnings,
+        split=split,
+        where=where,
+        by=chosen,
+        query=query,
+        total=len(order),
+        columns=columns,
+        rows=rows,
+        next_cursor=next_cursor,
+        more=more,
+    )
+    return sealed(result, store, {**arguments, "limit": limit, "cursor": cursor})
+
+
+def _named(chosen: str, sort: str | None) -> str:
+    return {"token": "log-odds", "label": "match", "metric": sort or "importance"}.get(chosen, sort or "importance")
+
+
+@lru_cache(maxsize=16)
+def feature_metrics(store: Store, split: Split) -> dict[str, Floats]:
+    """Every metric of every feature, (F,) each; importance is mean activation x decoder effect norm."""
+    s = SPLITS.index(split)
+    read = store.backend.column
+    n = max(store.n_rows(split), 1)
+    n_firing = read("stats/n_firing")[:, s].astype(np.float64)
+    mean = read("stats/sum")[:, s] / n
+    norm = read("outputs/norm").astype(np.float64) if store.backend.has("outputs/norm") else np.full(len(mean), np.nan)
+    return {
+        "firing_rate": n_firing / n,
+        "n_firing": n_firing,
+        "mean": mean,
+        "max": read("stats/max")[:, s].astype(np.float64),
+        "effective_max": read("stats/effective_max").astype(np.float64),
+        "effect_norm": norm,
+        "importance": mean * norm if np.isfinite(norm).all() else mean,
+    }
+
+
+def below_floor(store: Store) -> Bools:
+    """Features under the store's search floor (of the whole store), and those that never fire."""
+    metrics = feature_metrics(store, "all")
+    flagged = metrics["n_firing"] == 0
+    for name, floor in store.manifest.search_floor.items():
+        flagged |= ~(metrics[name] >= floor)
+    return flagged
+
+
+def _by_token(
+    store: Store, query: str | None, split: Split
+) -> tuple[Floats, Callable[[int], str], dict[str, NDArray[Any]], Bools]:
+    """Rank by shrunken log-odds of firing on rows that hold the token."""
+    store.need_full_coverage("features_search by token")
+    if query is None:
+        raise BadInput("by token needs query, the token to find")
+    token = _find_token(store, query)
+    n_rows = store.n_rows(split)
+    if store.is_sequence:
+        rows = np.flatnonzero(store.token_of_rows(np.arange(n_rows)) == token)
+    else:
+        at = np.flatnonzero(store.sample_tokens[: int(store.first_token[n_rows])] == token)
+        rows = np.searchsorted(store.first_token, at, side="right") - 1
+    if not len(rows):
+        raise NotInStore(f"token {query!r} is in the vocabulary but never in the {split} split; try split all")
+    _, features, _ = store.firing_at(rows)
+    k = np.bincount(features, minlength=store.manifest.n_features).astype(np.float64)
+    fires = feature_metrics(store, split)["n_firing"]
+    scores = token_log_odds(k, np.float64(len(rows)), fires, n_rows)
+    share = np.divide(k, fires, out=np.zeros_like(k), where=fires > 0)
+
+    def why(f: int) -> str:
+        return f"fires on {percent(k[f] / len(rows))} of its {len(rows)} rows; {percent(share[f])} of the feature's firings"
+
+    return scores, why, {"log_odds": scores, "token_rate": k / len(rows), "share_of_firings": share}, k > 0
+
+
+def _find_token(store: Store, query: str) -> int:
+    if query in store.token_ids:
+        return store.token_ids[query]
+    shown = {visible_token(t): i for t, i in store.token_ids.items()}
+    if query in shown:
+        return shown[query]
+    near = nearest_tokens(store, query)
+    tail = f"; nearest: {', '.join(repr(visible_token(t)) for t in near)}" if near else ""
+    raise UnknownName(f"the vocabulary of store {store.name!r} has no token {query!r}{tail}")

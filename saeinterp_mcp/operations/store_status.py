@@ -1,0 +1,129 @@
+"""What is served?"""
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from saeinterp_mcp.fingerprint import fingerprint
+from saeinterp_mcp.operations.base import Result, sealed
+from saeinterp_mcp.store.base import Store
+from saeinterp_mcp.store.served import ServedStores
+
+
+class FamilyStatus(BaseModel):
+    """A family in a store."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: str
+    n_levels: int
+    encoding: str
+    levels: list[int]
+    """The first 12."""
+
+
+class GroupStatus(BaseModel):
+    """A group in a store."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: str
+    n_values: int
+    primary: bool
+    attributes: list[str]
+
+
+class StoreStatus(BaseModel):
+    """One store."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: str
+    kind: str
+    n_features: int
+    n_samples: int
+    n_positions: int
+    """Counted positions: the denominators; excluded ones (BOS) are not among them."""
+    n_units: int
+    n_activations: int
+    n_explain_positions: int
+    coverage: str
+    excluded_positions: list[int]
+    n_flagged: int
+    """Features under the search floor, left out of default searches."""
+    search_floor: dict[str, float]
+    families: list[FamilyStatus]
+    groups: list[GroupStatus]
+    model: dict[str, Any] | None
+    sae: dict[str, Any] | None
+    dataset: dict[str, Any] | None
+    checks: list[dict[str, Any]]
+    """Load checks made when the store was built."""
+    dropped: dict[str, int]
+    labels: int
+    fingerprint: str
+
+
+class StoreStatusResult(Result):
+    """All served stores, or the one asked for."""
+
+    stores: list[StoreStatus]
+
+
+def store_status(
+    stores: ServedStores, store: Annotated[str | None, Field(description="Only this store")] = None
+) -> StoreStatusResult:
+    """What is served: kinds, counts, families with their levels, groups, model, SAE, load checks. Start here."""
+    chosen = list(stores.by_name.values()) if store is None else [stores.pick(store)]
+    status = [_status(s) for s in chosen]
+    warnings = [
+        f"store {s.name}: load check {c.get('name')} failed{' (overridden)' if c.get('overridden') else ''}: {c.get('note') or ''}"
+        for s in chosen
+        for c in s.manifest.checks
+        if c.get("passed") is False
+    ]
+    result = StoreStatusResult(
+        operation="store_status",
+        store=store,
+        basis="observed",
+        summary="; ".join(
+            f"{s.name}: {s.n_features} features over {s.n_positions} {'positions' if s.kind == 'sequence' else 'samples'} "
+            f"of {s.n_units} units ({s.coverage} coverage)"
+            for s in status
+        ),
+        warnings=warnings,
+        stores=status,
+    )
+    return sealed(result, None, {"store": store, "of": fingerprint([s.fingerprint for s in chosen])})
+
+
+def _status(store: Store) -> StoreStatus:
+    from saeinterp_mcp.operations.features_search import below_floor
+
+    m = store.manifest
+    return StoreStatus(
+        name=store.name,
+        kind=m.kind,
+        n_features=m.n_features,
+        n_samples=m.n_samples,
+        n_positions=m.n_rows,
+        n_units=m.n_units,
+        n_activations=m.n_activations,
+        n_explain_positions=m.n_explain["rows"],
+        coverage=m.coverage,
+        excluded_positions=list(m.excluded_positions),
+        n_flagged=int(below_floor(store).sum()),
+        search_floor=m.search_floor,
+        families=[
+            FamilyStatus(name=f.name, n_levels=len(f.levels), encoding=f.encoding, levels=list(f.levels[:12]))
+            for f in m.families
+        ],
+        groups=[
+            GroupStatus(name=g.name, n_values=len(g.values), primary=g.primary, attributes=list(g.attributes))
+            for g in m.groups
+        ],
+        model=m.model,
+        sae=m.sae,
+        dataset=m.dataset,
+        checks=m.checks,
+        dropped=m.dropped,
+        labels=0,
+        fingerprint=store.fingerprint,
+    )
