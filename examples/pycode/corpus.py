@@ -1,7 +1,8 @@
 """The documents of one Python installation, and which of them the language model never sees.
 
-Three kinds: sources of the standard library, the help topics of `pydoc` (the language reference in prose), and the
-docstrings of modules written in C. They differ a little on every machine; `corpus_hash` says whether two agree.
+Three kinds: sources of the standard library, the help topics of `pydoc` (the language reference in prose),
+and the docstrings of modules written in C. They differ a little on every machine; `corpus_hash` says whether
+two agree.
 """
 
 import hashlib
@@ -20,9 +21,10 @@ from typing import Literal
 Kind = Literal["source", "docs", "c_docstring"]
 
 HELDOUT_PERCENT = 5
+NOT_SOURCE = ("site-packages", "dist-packages", "__pycache__", "encodings", "pydoc_data")
+"""Folders of installed packages, of compiled files, and of tables."""
 SKIPPED_FOLDERS = frozenset(
-    "test tests idlelib lib2to3 site-packages dist-packages __pycache__ encodings pydoc_data turtledemo ensurepip"
-    " __phello__ msilib".split()
+    ("test", "tests", "idlelib", "lib2to3", "turtledemo", "ensurepip", "__phello__", "msilib", *NOT_SOURCE)
 )
 SKIPPED_FILES = ("_sysconfigdata", "this.py", "antigravity")
 # Importing these opens a browser, prints a poem or needs a display.
@@ -71,7 +73,9 @@ def source_documents(
 ) -> Iterator[Document]:
     """The `.py` files under `root` that are UTF-8 and longer than 40 characters."""
     for folder, subfolders, files in os.walk(root):
-        subfolders[:] = sorted(n for n in subfolders if n not in skipped_folders and not n.startswith("config-"))
+        subfolders[:] = sorted(
+            n for n in subfolders if n not in skipped_folders and not n.startswith("config-")
+        )
         for name in sorted(files):
             if not name.endswith(".py") or name.startswith(SKIPPED_FILES):
                 continue
@@ -116,7 +120,9 @@ def docstring_entries(name: str, module: ModuleType) -> Iterator[str]:
         if not member.startswith("_"):
             objects.append((f"{name}.{member}", value))
             if inspect.isclass(value):
-                methods = sorted((n, m) for n, m in vars(value).items() if callable(m) and not n.startswith("__"))
+                methods = sorted(
+                    (n, m) for n, m in vars(value).items() if callable(m) and not n.startswith("__")
+                )
                 objects.extend((f"{name}.{member}.{method}", function) for method, function in methods)
     for qualified, value in objects:
         docstring = inspect.getdoc(value)

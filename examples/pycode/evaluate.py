@@ -39,7 +39,7 @@ class TextFigures:
 
 @dataclass(frozen=True)
 class SaeFigures:
-    """What the SAE keeps of the residual stream, over every held-out token but the first position of a window."""
+    """What the SAE keeps of the residual stream, over every held-out token but the first of each window."""
 
     n_tokens: int
     l0: float
@@ -122,11 +122,15 @@ def summed_loss(model: GPT2LMHeadModel, targets: Tensor) -> float:
     total = 0.0
     for rows in targets.split(BATCH_WINDOWS):
         logits = model(inputs_for(rows)).logits.float()
-        total += F.cross_entropy(logits.flatten(0, 1), rows.flatten(), ignore_index=IGNORED, reduction="sum").item()
+        total += F.cross_entropy(
+            logits.flatten(0, 1), rows.flatten(), ignore_index=IGNORED, reduction="sum"
+        ).item()
     return total
 
 
-def bits_per_byte(model: GPT2LMHeadModel, tokenizer: Tokenizer, documents: list[Document]) -> dict[str, TextFigures]:
+def bits_per_byte(
+    model: GPT2LMHeadModel, tokenizer: Tokenizer, documents: list[Document]
+) -> dict[str, TextFigures]:
     """Figures for each kind of document. Bits per byte compare across tokenizers; nats per token do not."""
     figures: dict[str, TextFigures] = {}
     for kind in ("source", "docs", "c_docstring"):
@@ -135,7 +139,9 @@ def bits_per_byte(model: GPT2LMHeadModel, tokenizer: Tokenizer, documents: list[
         n_tokens = int((targets != IGNORED).sum())
         n_bytes = sum(len(document.text.encode()) for document in chosen)
         nats = summed_loss(model, targets)
-        figures[kind] = TextFigures(len(chosen), n_bytes, n_tokens, nats / n_tokens, nats / math.log(2) / n_bytes)
+        figures[kind] = TextFigures(
+            len(chosen), n_bytes, n_tokens, nats / n_tokens, nats / math.log(2) / n_bytes
+        )
     return figures
 
 
@@ -143,8 +149,8 @@ def bits_per_byte(model: GPT2LMHeadModel, tokenizer: Tokenizer, documents: list[
 def sae_figures(model: GPT2LMHeadModel, sae: Sae, targets: Tensor) -> SaeFigures:
     """Reconstruction of the activations, and what the language model loses by it.
 
-    Recovered: 1 if the SAE costs nothing, 0 if it is as bad as the ablation. Position 0 stays as it is in every
-    edit: it is the same for all windows and no SAE of this example is trained on it.
+    Recovered: 1 if the SAE costs nothing, 0 if it is as bad as the ablation. Position 0 stays as it is in
+    every edit: it is the same for all windows and no SAE of this example is trained on it.
     """
     x = torch.cat([kept_residual(model, rows, sae.layer) for rows in targets.split(BATCH_WINDOWS)])
     mean = x.mean(0)
@@ -183,7 +189,7 @@ def kept_residual(model: GPT2LMHeadModel, rows: Tensor, layer: int) -> Tensor:
 
 
 def loss_after_first(model: GPT2LMHeadModel, targets: Tensor, layer: int, edit: Edit) -> float:
-    """Mean loss in nats per token with the residual stream edited at every position but 0, counting those positions."""
+    """Mean loss, nats per token, at every position but 0, with the residual edited there."""
     counted = targets.clone()
     counted[:, 0] = IGNORED
     # The inputs are made from the full rows, so that only the counting changes.
@@ -205,7 +211,9 @@ def load_model(folder: Path) -> GPT2LMHeadModel:
 
 def main() -> None:
     """Print the figures as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", type=Path, default=HERE / "model")
     parser.add_argument("--sae", type=Path, default=HERE / "sae")
     parser.add_argument("--no-sae", action="store_true", help="measure the language model alone")

@@ -25,9 +25,9 @@ class LineIndex:
         self._lines |= longer_lines(text)
 
     def seen_share(self, text: str) -> float:
-        """Fraction (0 to 1) of the text's longer lines that are known; 1 for a text that has none."""
+        """Fraction (0 to 1) of the text's longer lines that are known; 0 for a text that has none."""
         lines = longer_lines(text)
-        return len(lines & self._lines) / len(lines) if lines else 1.0
+        return len(lines & self._lines) / len(lines) if lines else 0.0
 
 
 class ContainmentIndex:
@@ -43,7 +43,7 @@ class ContainmentIndex:
                 self._owners.setdefault(line, []).append(index)
 
     def largest_share(self, text: str, min_lines: int) -> float:
-        """Largest fraction of one known text's longer lines found in `text`, counting matches of `min_lines` up."""
+        """Largest fraction of one known text's longer lines in `text`; fewer than `min_lines` are none."""
         counts: dict[int, int] = {}
         for line in longer_lines(text):
             for owner in self._owners.get(line, ()):

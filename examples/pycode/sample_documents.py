@@ -2,9 +2,9 @@
 
     python sample_documents.py --out documents.parquet
 
-The corpus differs on every machine, so what a store is built from and tests compare against is this file. A row is
-one window of at most 255 tokens (the context of 256 less the leading end-of-text token); a window starts where a
-multiple of 255 tokens of its document starts, so no two overlap and none needs the text before it.
+The corpus differs on every machine, so what a store is built from and tests compare against is this file. A
+row is one window of at most 255 tokens (the context of 256 less the leading end-of-text token); it starts at
+a multiple of 255 tokens in its document, so no two overlap.
 """
 
 import argparse
@@ -39,8 +39,8 @@ class Window:
 def windows_of(document: Document, tokenizer: Tokenizer) -> list[Window]:
     """The windows of a document that decode to text which encodes to the same tokens.
 
-    Left out are windows that begin or end inside a character of several bytes, or inside what the tokenizer would
-    join if it saw the window alone.
+    Left out are windows that begin or end inside a character of several bytes, or inside what the tokenizer
+    would join if it saw the window alone.
     """
     encoding = tokenizer.encode(document.text)
     found: list[Window] = []
@@ -90,7 +90,9 @@ def table(windows: list[Window], tokenizer: Tokenizer, corpus: str) -> pa.Table:
 
 def main() -> None:
     """Write the file and print what is in it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "documents.parquet")
     arguments = parser.parse_args()
     tokenizer = Tokenizer.from_file(str(MODEL / "tokenizer.json"))

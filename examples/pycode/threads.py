@@ -9,8 +9,9 @@ TRIAL_STEPS = 3
 class ThreadChooser:
     """Tries each number of threads for a few steps, keeps the fastest for a while, then tries again.
 
-    Two threads on two free cores nearly double the speed; when the cores are taken, the threads wait for each other
-    at every operation, and two were seen five times slower than one. Which holds changes within minutes.
+    Two threads on two free cores nearly double the speed; when the cores are taken, the threads wait for each
+    other at every operation, and two were seen four times slower than one. Which holds changes within
+    minutes.
     """
 
     def __init__(self, most: int) -> None:

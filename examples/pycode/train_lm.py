@@ -2,9 +2,9 @@
 
     python train_lm.py --text WORK --out WORK/lm --minutes 45
 
-The schedule follows the clock, so that the run ends in time whatever else the machine does; `--steps` fixes it
-instead. Every window starts with the end-of-text token, because TransformerLens and SAELens put it there too.
-Recipe: Muon on the hidden matrices, AdamW on the rest, flat learning rate to 40 % and then linear to 2 %.
+The schedule follows the clock, so that the run ends in time whatever else the machine does; `--steps` fixes
+it instead. Every window starts with the end-of-text token, because TransformerLens and SAELens put it there
+too. Recipe: Muon on the hidden matrices, AdamW on the rest, flat learning rate to 40 % and then linear down.
 """
 
 import argparse
@@ -59,7 +59,7 @@ class Recipe:
 
 
 def new_model(recipe: Recipe) -> GPT2LMHeadModel:
-    """An untrained model. `n_ctx` is for TransformerLens 3, which reads it; transformers 5 does not write it."""
+    """An untrained model. TransformerLens 3 reads `n_ctx`, which transformers 5 does not write by itself."""
     config = GPT2Config(
         vocab_size=recipe.vocabulary,
         n_positions=recipe.context,
@@ -107,11 +107,15 @@ def shuffled_windows(tokens: Tensor, length: int, generator: torch.Generator) ->
             yield tokens[offset + index * length :][:length]
 
 
-def batch(base: Iterator[Tensor], further: Iterator[Tensor], progress: float, recipe: Recipe) -> tuple[Tensor, Tensor]:
-    """Inputs and targets, (windows, context) int64 each; the inputs are the targets moved right, id 0 first."""
+def batch(
+    base: Iterator[Tensor], further: Iterator[Tensor], progress: float, recipe: Recipe
+) -> tuple[Tensor, Tensor]:
+    """Inputs and targets, (windows, context) int64; the inputs are the targets moved right, id 0 first."""
     share = recipe.base_share_first + progress * (recipe.base_share_last - recipe.base_share_first)
     n_base = round(share * recipe.batch_windows)
-    windows = [next(base) for _ in range(n_base)] + [next(further) for _ in range(recipe.batch_windows - n_base)]
+    windows = [next(base) for _ in range(n_base)] + [
+        next(further) for _ in range(recipe.batch_windows - n_base)
+    ]
     targets = torch.stack(windows).long()
     return F.pad(targets[:, :-1], (1, 0)), targets
 
@@ -129,7 +133,9 @@ def save(model: GPT2LMHeadModel, out: Path, log: dict[str, object]) -> None:
     (out / "training.json").write_text(json.dumps(log, indent=1) + "\n")
 
 
-def train(text: Path, out: Path, recipe: Recipe, minutes: float, steps: int | None, chooser: ThreadChooser) -> None:
+def train(
+    text: Path, out: Path, recipe: Recipe, minutes: float, steps: int | None, chooser: ThreadChooser
+) -> None:
     """Train, with a line of progress every 25 steps and a checkpoint every five minutes."""
     torch.manual_seed(recipe.seed)
     generator = torch.Generator().manual_seed(recipe.seed)
@@ -185,12 +191,16 @@ def report(model: GPT2LMHeadModel) -> None:
 
 def main() -> None:
     """Read the arguments and train."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--text", type=Path, required=True, help="folder written by training_text.py")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=45)
     parser.add_argument("--steps", type=int, help="fixed number of steps instead of minutes")
-    parser.add_argument("--threads", type=int, default=2, help="most threads; the fastest number up to it is used")
+    parser.add_argument(
+        "--threads", type=int, default=2, help="most threads; the fastest number up to it is used"
+    )
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     chooser = ThreadChooser(arguments.threads)

@@ -2,9 +2,9 @@
 
     python training_text.py --out WORK [--also PYTHON_DIR ...]
 
-The base is the running Python's own corpus without its held-out documents. Further text comes from test suites and
-from other installed Pythons. Nothing held out may come back in that way, so a document is dropped when it has the
-path of a held-out one, in whatever version, or shares text with one.
+The base is the running Python's own corpus without its held-out documents. Further text comes from test
+suites and from other installed Pythons. Nothing held out may come back in that way, so a document is dropped
+when it has the path of a held-out one, in whatever version, or shares text with one.
 """
 
 import argparse
@@ -16,30 +16,24 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from corpus import (
-    Document,
-    corpus_hash,
-    source_documents,
-    standard_library_documents,
-)
-from overlap import ContainmentIndex, LineIndex
+from corpus import NOT_SOURCE, Document, corpus_hash, source_documents, standard_library_documents
+from overlap import ContainmentIndex, LineIndex, longer_lines
 from tokenizers import Tokenizer
 
 MODEL = Path(__file__).parent / "model"
 MAX_HELDOUT_SHARE = 0.10
-"""A document is dropped if more than this part of its longer lines, or of a held-out document's, is shared."""
+"""Dropped if more than this part of its longer lines, or of a held-out document's, is shared."""
 MIN_SHARED_LINES = 5
 """Shared lines that make a held-out document recognisable inside a longer one."""
 MIN_NEW_SHARE = 0.30
 """A document from elsewhere is kept if at least this part of its longer lines is new."""
 MAX_MEAN_LINE = 120
 """Files with longer lines than this on average are tables of data."""
-MORE_SKIPPED_FOLDERS = frozenset("site-packages dist-packages __pycache__ encodings pydoc_data".split())
 
 
 def further_documents(stdlib: Path, version: str) -> Iterator[Document]:
     """Everything else an installation has: sources (tests among them) and its help topics."""
-    yield from source_documents(stdlib, MORE_SKIPPED_FOLDERS, prefix=f"{version}/")
+    yield from source_documents(stdlib, frozenset(NOT_SOURCE), prefix=f"{version}/")
     for name, text in read_topics(stdlib / "pydoc_data" / "topics.py").items():
         yield Document(f"{version}-topics/{name}", "docs", text.strip() + "\n")
 
@@ -74,7 +68,7 @@ class TrainingText:
             self.dropped["further: path of a held-out document"] += 1
         elif len(document.text) > MAX_MEAN_LINE * document.text.count("\n"):
             self.dropped["further: a table of data"] += 1
-        elif self._seen.seen_share(document.text) > 1 - MIN_NEW_SHARE:
+        elif not longer_lines(document.text) or self._seen.seen_share(document.text) > 1 - MIN_NEW_SHARE:
             self.dropped["further: little new"] += 1
         else:
             self._take(document, "further")
@@ -89,9 +83,7 @@ class TrainingText:
     def _shares_heldout_text(self, text: str) -> bool:
         """Whether too much of `text` is held out, or too much of a held-out document is in it."""
         inside = self._heldout_parts.largest_share(text, MIN_SHARED_LINES)
-        # seen_share is 1 for a text without any longer line; such a text can share none
-        shared = self._heldout_lines.seen_share(text) if any(len(x) > 40 for x in text.splitlines()) else 0.0
-        return max(inside, shared) > MAX_HELDOUT_SHARE
+        return max(inside, self._heldout_lines.seen_share(text)) > MAX_HELDOUT_SHARE
 
 
 def stdlib_folder(installation: Path) -> Path:
@@ -110,9 +102,13 @@ def encode(documents: list[Document], tokenizer: Tokenizer) -> np.ndarray:
 
 def main() -> None:
     """Write `base.npy`, `further.npy` and `training_text.json` under `--out`."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--also", type=Path, action="append", default=[], help="another Python's folder; repeatable")
+    parser.add_argument(
+        "--also", type=Path, action="append", default=[], help="another Python's folder; repeatable"
+    )
     arguments = parser.parse_args()
     base = standard_library_documents()
     text = TrainingText(base)
@@ -129,7 +125,12 @@ def main() -> None:
         np.save(arguments.out / f"{part}.npy", tokens, allow_pickle=False)
         sources = Counter(document.unit.split("/")[0] for document in documents)
         n_bytes = sum(len(document.text.encode()) for document in documents)
-        parts[part] = {"documents": len(documents), "bytes": n_bytes, "tokens": len(tokens), "sources": sources}
+        parts[part] = {
+            "documents": len(documents),
+            "bytes": n_bytes,
+            "tokens": len(tokens),
+            "sources": sources,
+        }
     summary = {"corpus_hash": corpus_hash(base), **parts, "dropped": dict(sorted(text.dropped.items()))}
     (arguments.out / "training_text.json").write_text(json.dumps(summary, indent=1) + "\n")
     print(json.dumps(summary, indent=1))
