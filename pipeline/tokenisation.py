@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 import pyarrow as pa
@@ -64,7 +63,9 @@ class TokenisedSamples:
 
     def __init__(self, folder: Path) -> None:
         self._file = pq.ParquetFile(folder / "samples.parquet")
-        self.tokenisation = Tokenisation.model_validate_json((folder / "tokenisation.json").read_text(encoding="utf-8"))
+        self.tokenisation = Tokenisation.model_validate_json(
+            (folder / "tokenisation.json").read_text(encoding="utf-8")
+        )
         self.token_strings: list[str] = json.loads((folder / "tokens.json").read_text(encoding="utf-8"))
         counts = [self._file.metadata.row_group(index).num_rows for index in range(self._file.num_row_groups)]
         self._first = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
@@ -76,7 +77,9 @@ class TokenisedSamples:
 
     def shard(self, index: int) -> Shard:
         """The token ids of one shard."""
-        return self._shard_of(self._file.read_row_group(index, columns=["token_ids"]), int(self._first[index]))
+        return self._shard_of(
+            self._file.read_row_group(index, columns=["token_ids"]), int(self._first[index])
+        )
 
     def tables(self) -> Iterator[tuple[Shard, pa.Table]]:
         """Every shard with its other columns: `unit`, and each group as `group:<name>`."""
@@ -85,15 +88,14 @@ class TokenisedSamples:
             yield self._shard_of(table, int(self._first[index])), table.drop_columns(["token_ids"])
 
     def draw(self, n_tokens: int, seed: int) -> list[NDArray[np.int64]]:
-        """A seeded draw of samples, without replacement, that together have at least `n_tokens` tokens.
+        """A seeded draw of samples without replacement that have about `n_tokens` tokens; all if there are
+        not as many.
 
-        In the order of the dataset; all samples where there are not that many tokens.
+        In the order of the dataset. Uniform over samples, so the number of tokens is met on average.
         """
-        order = np.random.default_rng(seed).permutation(self.tokenisation.n_samples)
-        # A draw of half the average length each is enough samples in any realistic case; more are added if not.
         average = self.tokenisation.n_tokens / self.tokenisation.n_samples
-        n_drawn = min(len(order), max(1, round(1.1 * n_tokens / average)))
-        chosen = np.sort(order[:n_drawn])
+        n_drawn = min(self.tokenisation.n_samples, max(1, round(n_tokens / average)))
+        chosen = np.sort(np.random.default_rng(seed).permutation(self.tokenisation.n_samples)[:n_drawn])
         samples: list[NDArray[np.int64]] = []
         for index in range(self.n_shards):
             inside = chosen[(chosen >= self._first[index]) & (chosen < self._first[index + 1])]

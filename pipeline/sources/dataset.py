@@ -13,8 +13,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.config import DatasetConfig, FileTableConfig, FolderConfig, HuggingFaceTableConfig, TableConfig
 from pipeline.fingerprint import named_files
+from pipeline.source_config import (
+    DatasetConfig,
+    FileTableConfig,
+    FolderConfig,
+    HuggingFaceTableConfig,
+    TableConfig,
+)
 from saeinterp_mcp.errors import BadInput, nearest
 
 ROWS = 256
@@ -51,8 +57,7 @@ def dataset_files(config: DatasetConfig) -> dict[str, Path]:
         return {f"dataset/{path.relative_to(config.path).as_posix()}": path for path in _folder_files(config)}
     if isinstance(config, HuggingFaceTableConfig):
         return named_files("dataset", config.path)
-    return {f"dataset/{path.name}" if index == 0 else f"dataset/{index}/{path.name}": path
-            for index, path in enumerate(_table_files(config))}
+    return {f"dataset/{path.name}": path for path in _table_files(config)}
 
 
 def read_documents(config: DatasetConfig, dropped: Counter[str]) -> Iterator[Document]:
@@ -139,7 +144,9 @@ def _table_files(config: FileTableConfig) -> list[Path]:
     if config.path.is_file():
         return [config.path]
     pattern = config.path.name
-    found = sorted(path for path in config.path.parent.glob(pattern) if path.is_file()) if "*" in pattern else []
+    found = (
+        sorted(path for path in config.path.parent.glob(pattern) if path.is_file()) if "*" in pattern else []
+    )
     if not found:
         raise BadInput(f"dataset: there is no file {config.path}")
     return found
@@ -176,7 +183,9 @@ def _jsonl_rows(path: Path, config: TableConfig) -> Iterator[tuple[Mapping[str, 
 
 def _csv_rows(path: Path, config: TableConfig) -> Iterator[tuple[Mapping[str, Any], str]]:
     if config.token_ids is not None:
-        raise BadInput(f"{path}: a CSV file cannot hold lists of token ids; give text, or use Parquet or JSON lines")
+        raise BadInput(
+            f"{path}: a CSV file cannot hold lists of token ids; give text, or use Parquet or JSON lines"
+        )
     csv.field_size_limit(sys.maxsize)  # the default, 128 KiB, is less than a source file can have
     with path.open(encoding="utf-8", newline="") as lines:
         reader = csv.DictReader(lines)
@@ -194,7 +203,9 @@ def _huggingface_rows(config: HuggingFaceTableConfig) -> Iterator[tuple[Mapping[
     try:
         import datasets
     except ImportError as error:
-        raise BadInput("dataset.format huggingface needs the package datasets: pip install 'saeinterp-mcp[pipeline]'") from error
+        raise BadInput(
+            "dataset.format huggingface needs the package datasets: pip install 'saeinterp-mcp[pipeline]'"
+        ) from error
     if config.path is not None:
         where = str(config.path)
         try:

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from pipeline.config import ModelConfig
+from pipeline.source_config import ModelConfig
 from saeinterp_mcp.errors import BadInput
 
 
@@ -64,7 +64,11 @@ class Tokenizer:
         added = self._tokenizer.added_tokens_decoder
         to_bytes = self._byte_reader()
         return [
-            str(added[index]) if index in added else f"<unused {index}>" if piece is None else readable(to_bytes(piece))
+            str(added[index])
+            if index in added
+            else f"<unused {index}>"
+            if piece is None
+            else readable(to_bytes(piece))
             for index, piece in enumerate(pieces)
         ]
 
@@ -91,11 +95,16 @@ def _types_in(value: object) -> Iterator[str]:
 
 
 def _byte_level_alphabet() -> dict[str, int]:
-    """Character to byte in a byte-level BPE vocabulary: printable bytes stand for themselves, the others follow 255.
+    """Character to byte in a byte-level BPE vocabulary: printable bytes stand for themselves, the others
+    follow 255.
 
     Radford et al. 2019, `bytes_to_unicode` in github.com/openai/gpt-2/blob/master/src/encoder.py.
     """
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    printable = [
+        *range(ord("!"), ord("~") + 1),
+        *range(ord("¡"), ord("¬") + 1),
+        *range(ord("®"), ord("ÿ") + 1),
+    ]
     alphabet = {chr(byte): byte for byte in printable}
     others = [byte for byte in range(256) if byte not in printable]
     return alphabet | {chr(256 + index): byte for index, byte in enumerate(others)}

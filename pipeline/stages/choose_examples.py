@@ -7,13 +7,12 @@ import polars as pl
 from scipy import sparse
 
 from saeinterp_mcp.analysis.examples import from_core, spread_over_quantiles, token_log_odds
-from saeinterp_mcp.analysis.sampling import one_per_unit, rng, uniform_silent
+from saeinterp_mcp.analysis.sampling import one_per_unit, rng, seeded_hash, uniform_silent
 from saeinterp_mcp.store.base import Store, expand_ranges
 from saeinterp_mcp.store.layout import EXAMPLES, NO_INDEX
 from saeinterp_mcp.store.zarr_store import ZarrWriter
 
 PICKS = ("spread", "core", "near_miss", "silent")
-CANDIDATES = 4096
 
 
 def choose_examples(
@@ -32,7 +31,7 @@ def choose_examples(
             "core": from_core(rows, values, maximum, units, EXAMPLES, rng(seed, "core", feature)),
         }
         if store.manifest.coverage == "full":
-            lists["near_miss"] = tokens.near_misses(rows, units, rng(seed, "near_miss", feature))
+            lists["near_miss"] = tokens.near_misses(rows, units, seed, feature)
             lists["silent"] = uniform_silent(rows, n_rows, EXAMPLES, rng(seed, "silent", feature))
         for pick, taken in lists.items():
             chosen[pick][feature, : len(taken)] = taken
@@ -61,24 +60,25 @@ class _RowTokens:
         self.n = np.diff(self.by_token.indptr).astype(np.float64)
         self.single = store.is_sequence
 
-    def near_misses(self, firing: np.ndarray, units: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        """Silent rows of largest summed shrunken log-odds, ties by seeded draw, at most one a unit."""
+    def near_misses(self, firing: np.ndarray, units: np.ndarray, seed: int, feature: int) -> np.ndarray:
+        """Silent rows of largest summed shrunken log-odds, ties by seeded hash, at most one a unit."""
         if not len(firing) or not self.n_tokens:
             return np.zeros(0, np.int64)
         indptr, indices = self.by_row.indptr, self.by_row.indices
         held = indices[expand_ranges(indptr[firing], indptr[firing + 1] - indptr[firing])]
         n_firing = np.bincount(held, minlength=self.n_tokens).astype(np.float64)
-        log_odds = token_log_odds(n_firing, self.n, len(firing), self.n_rows)
+        log_odds = token_log_odds(n_firing, self.n, np.float64(len(firing)), self.n_rows)
         if self.single:
-            return self._by_token(firing, log_odds, units, generator)
+            return self._by_token(firing, log_odds, units, seed, feature)
         scores = self.by_row @ log_odds
         scores[firing] = -np.inf
-        return self._best(np.arange(self.n_rows), scores, units, generator)
+        return self._best(np.arange(self.n_rows), scores, units, seed, feature)
 
     def _by_token(
-        self, firing: np.ndarray, log_odds: np.ndarray, units: np.ndarray, generator: np.random.Generator
+        self, firing: np.ndarray, log_odds: np.ndarray, units: np.ndarray, seed: int, feature: int
     ) -> np.ndarray:
         """In a sequence a row has one token: walk tokens from the best until enough rows are found."""
+        log_odds = np.round(log_odds, 9)
         order = np.argsort(-log_odds, kind="stable")
         fires = np.zeros(self.n_rows, bool)
         fires[firing] = True
@@ -97,16 +97,14 @@ class _RowTokens:
                 found.update(np.unique(units[silent]).tolist())
         candidates = np.concatenate(rows) if rows else np.zeros(0, np.int64)
         scores = log_odds[self.by_row.indices[self.by_row.indptr[candidates]]]
-        return self._best(candidates, scores, units, generator)
+        return self._best(candidates, scores, units, seed, feature)
 
     def _best(
-        self, rows: np.ndarray, scores: np.ndarray, units: np.ndarray, generator: np.random.Generator
+        self, rows: np.ndarray, scores: np.ndarray, units: np.ndarray, seed: int, feature: int
     ) -> np.ndarray:
-        tie = generator.random(len(rows))
-        if len(rows) > CANDIDATES:
-            cut = np.partition(scores, len(scores) - CANDIDATES)[len(scores) - CANDIDATES]
-            keep = scores >= cut
-            rows, scores, tie = rows[keep], scores[keep], tie[keep]
+        # rounded, so that the order of a sum never decides a tie
+        scores = np.round(scores, 9)
+        tie = seeded_hash(rows, seed, "near_miss", feature)
         order = np.lexsort((tie, -scores))
         order = order[np.isfinite(scores[order])]
         return one_per_unit(rows[order].astype(np.int64), units, EXAMPLES)

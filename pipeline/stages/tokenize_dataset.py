@@ -1,7 +1,7 @@
 """Documents to samples: windows of token ids, no longer than the SAE was trained on.
 
-The artifact holds `samples.parquet` (`token_ids` list of u32, `unit`, then the groups; one row group is one shard of
-work for the collection), `tokens.json` (the readable string of every id) and `tokenisation.json`.
+The artifact holds `samples.parquet` (`token_ids` list of u32, `unit`, then the groups; one row group is one
+shard of work for the collection), `tokens.json` (the readable string of every id) and `tokenisation.json`.
 """
 
 from collections import Counter
@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.config import DatasetConfig, Execution, ModelConfig, SaeConfig, TokenizeConfig
-from pipeline.fingerprint import canonical_json, named_files, write_whole
+from pipeline.config import Execution, TokenizeConfig
+from pipeline.fingerprint import canonical_json, located_files, write_whole
+from pipeline.source_config import DatasetConfig, ModelConfig, SaeConfig
 from pipeline.sources.dataset import Document, dataset_files, group_names, read_documents
 from pipeline.stage import Progress, Stage, Summary
 from pipeline.tokenisation import Tokenisation
@@ -37,25 +38,37 @@ class TokenizeDatasetConfig(Frozen):
 
 def external(config: TokenizeDatasetConfig) -> dict[str, Path]:
     """The dataset, the model's tokenizer and the SAE's metadata; no weights."""
-    model = named_files("model", config.model.path) if config.model.path is not None else {}
-    files = {name: path for name, path in model.items() if path.suffix not in WEIGHT_SUFFIXES}
-    if config.sae.path is not None and (config.sae.path / "cfg.json").is_file():
-        files["sae/cfg.json"] = config.sae.path / "cfg.json"
+    files = {
+        name: path
+        for name, path in located_files(model=config.model, sae=config.sae).items()
+        if path.suffix not in WEIGHT_SUFFIXES
+    }
     return files | dataset_files(config.dataset)
 
 
 def run(
-    config: TokenizeDatasetConfig, inputs: Mapping[str, Path], out: Path, progress: Progress, execution: Execution
+    config: TokenizeDatasetConfig,
+    inputs: Mapping[str, Path],
+    out: Path,
+    progress: Progress,
+    execution: Execution,
 ) -> Summary:
     """Read, tokenise and cut every document; memory holds one shard."""
-    from pipeline.sources.sae import read_header
+    from pipeline.sources.saelens_format import read_header
     from pipeline.sources.tokenizer import Tokenizer
 
+    for name in group_names(config.dataset):
+        if name in ("tokens", "unit"):
+            raise BadInput(f"dataset: a group cannot be called {name!r}, a bundle has a column of that name")
     tokenizer = Tokenizer(config.model)
     metadata = read_header(config.sae).metadata
     given, override = config.tokenize, config.tokenize.override
-    context_size = settle("tokenize.context_size", given.context_size, "context_size", metadata.context_size, override)
-    prepend_bos = settle("tokenize.prepend_bos", given.prepend_bos, "prepend_bos", metadata.prepend_bos, override)
+    context_size = settle(
+        "tokenize.context_size", given.context_size, "context_size", metadata.context_size, override
+    )
+    prepend_bos = settle(
+        "tokenize.prepend_bos", given.prepend_bos, "prepend_bos", metadata.prepend_bos, override
+    )
     hook_name = settle("sae.hook_name", config.sae.hook_name, "hook_name", metadata.hook_name, override)
     if prepend_bos and tokenizer.bos_id is None:
         raise BadInput("the SAE's metadata says prepend_bos, but the model's tokenizer has no BOS token")
@@ -65,7 +78,7 @@ def run(
     counts: Counter[str] = Counter()
     dropped: Counter[str] = Counter()
     writer = ShardWriter(out / "samples.parquet", group_names(config.dataset), given.shard_tokens)
-    documents = count_documents(capped(read_documents(config.dataset, dropped), config, dropped, counts), counts)
+    documents = capped(read_documents(config.dataset, dropped), config, dropped, counts)
     for document, ids in token_ids_of(documents, tokenizer):
         check_ids(ids, len(strings), document)
         content = ids[1:] if bos and ids[:1] == bos else ids
@@ -146,22 +159,20 @@ def excluded_positions(
 def capped(
     documents: Iterator[Document], config: TokenizeDatasetConfig, dropped: Counter[str], counts: Counter[str]
 ) -> Iterator[Document]:
-    """Documents up to `max_documents`, or until `max_tokens` is reached; the others are counted, not tokenised."""
+    """Documents up to `max_documents`, or until `max_tokens` is reached; the others are counted, not
+    tokenised."""
     streamed = config.dataset.path is None
     for index, document in enumerate(documents):
-        if index == config.tokenize.max_documents or counts["windows beyond max_tokens"] or dropped["beyond max_tokens"]:
+        if (
+            index == config.tokenize.max_documents
+            or counts["windows beyond max_tokens"]
+            or dropped["beyond max_tokens"]
+        ):
             reason = "beyond max_documents" if index == config.tokenize.max_documents else "beyond max_tokens"
             if streamed:
                 return  # counting the rest would download it
             dropped[reason] += 1 + sum(1 for _ in documents)
             return
-        yield document
-
-
-def count_documents(documents: Iterator[Document], counts: Counter[str]) -> Iterator[Document]:
-    """Count what is read, for the notes."""
-    for document in documents:
-        counts["read"] += 1
         yield document
 
 
@@ -207,9 +218,14 @@ def check_ids(ids: Sequence[int], n_tokens: int, document: Document) -> None:
 
 def notes(config: TokenizeDatasetConfig, counts: Counter[str], context_size: int) -> tuple[str, ...]:
     """Counts in other units, and what a reader should know."""
-    lines = [f"{counts['samples']:,} samples of at most {context_size} tokens, {counts['tokens']:,} tokens without BOS"]
+    lines = [
+        f"{counts['samples']:,} samples of at most {context_size} tokens,"
+        f" {counts['tokens']:,} tokens without BOS"
+    ]
     if counts["windows beyond max_tokens"]:
-        lines.append(f"{counts['windows beyond max_tokens']:,} windows of the last document are beyond max_tokens")
+        lines.append(
+            f"{counts['windows beyond max_tokens']:,} windows of the last document are beyond max_tokens"
+        )
     if config.dataset.path is None:
         lines.append("documents of a streamed dataset that were not reached are not counted")
     if config.tokenize.override:
@@ -252,10 +268,17 @@ class ShardWriter:
     def _flush(self) -> None:
         if not self._rows:
             return
-        columns: list[list[Any]] = [[ids for ids, _ in self._rows], [document.unit for _, document in self._rows]]
+        columns: list[list[Any]] = [
+            [ids for ids, _ in self._rows],
+            [document.unit for _, document in self._rows],
+        ]
         columns += [[document.groups[name] for _, document in self._rows] for name in self._groups]
-        arrays = [pa.array(column, type=field.type) for column, field in zip(columns, self._schema, strict=True)]
-        self._writer.write_table(pa.Table.from_arrays(arrays, schema=self._schema), row_group_size=len(self._rows))
+        arrays = [
+            pa.array(column, type=field.type) for column, field in zip(columns, self._schema, strict=True)
+        ]
+        self._writer.write_table(
+            pa.Table.from_arrays(arrays, schema=self._schema), row_group_size=len(self._rows)
+        )
         self._rows, self._n_tokens = [], 0
 
 
@@ -269,6 +292,7 @@ TOKENIZE_DATASET = Stage(
         "pipeline.sources.dataset",
         "pipeline.sources.tokenizer",
         "pipeline.sources.sae",
+        "pipeline.sources.saelens_format",
     ),
     external=external,
 )

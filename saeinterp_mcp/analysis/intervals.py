@@ -91,10 +91,10 @@ def _share(arm: Arm) -> Array:
 
 
 def _binomial_low(arm: Arm) -> Array:
-    """Return Jeffreys' lower limit of the share of units that fire, over that share."""
+    """Return Jeffreys' lower limit of the share of units that fire, over that share; 1 for many rows each."""
     firing, units = arm.n_firing_units, arm.n_units
     low = stats.beta.ppf(1 - _TAIL, firing + 0.5, np.fmax(units - firing, 0.0) + 0.5)
-    return _divide(low * units, firing)
+    return 1 - (1 - _divide(low * units, firing)) * _divide(arm.n, arm.nn)
 
 
 def mean_interval(arm: Arm, largest: Array) -> tuple[Array, Array]:
@@ -103,8 +103,8 @@ def mean_interval(arm: Arm, largest: Array) -> tuple[Array, Array]:
     On the log scale (delta method): m exp(-q se/m) to m exp(q' se/m). q lies between z and t for the share
     of the variance that is estimated, with E-1 degrees of freedom, E = S^2/sum S_i^2 the effective number of
     firing units; q' with (E-1)/_SKEW, because too low a mean comes with too small a variance. low is at most
-    what the number of firing units alone allows (dense features of even strength). Without firing, 0 to
-    largest min(1, 3/U). Null for U < 2 or 1..9 firing units.
+    what the number of firing units alone allows if a unit is a row (dense features of even strength).
+    Without firing, 0 to largest min(1, 3/U). Null for U < 2 or 1..9 firing units.
     """
     m, share = mean(arm), _share(arm)
     df = _effective(arm.s, arm.ss) - 1
@@ -220,8 +220,10 @@ def score_test(a: Arm, b: Arm, cross: Cross) -> Array:
     reference is Pearson's type III with the skewness of a compound Poisson sum of gamma values,
     (1 + 2 c^2)/(1 + c^2) times the coefficient of variation, c that of the firing units' sums; 1 - 3 w for
     what studentising turns round. p is twice the tail, or the tail alone where the other one, bounded
-    because no sum is negative, cannot be as small (Blaker 2000). Null where an arm has fewer than 2 units or
-    nothing fires.
+    because no sum is negative, cannot be as small (Blaker 2000). The chance that all firing units lie in the
+    other arm bounds the tail of a silent arm; the chance that any lies in this one bounds the p of a single
+    firing unit, which counts for its rarity and not for its strength. Null where an arm has fewer than 2
+    units or nothing fires.
     """
     s, m0 = a.s + b.s, _divide(a.s + b.s, a.n + b.n)
     q_a, q_b = _residual(a, m0), _residual(b, m0)
@@ -241,16 +243,25 @@ def score_test(a: Arm, b: Arm, cross: Cross) -> Array:
     shape = 2 - _divide(s**2, (a.ss + b.ss) * firing)  # (1 + 2 c^2)/(1 + c^2)
     skewness = _divide(shape * (v_a * (1 - 3 * w_a) - v_b * (1 - 3 * w_b)), m0 * sd)
     upper, lower = _tails(z, skewness)
-    tail = np.where(z > 0, upper, lower)
+    tail, alone = np.where(z > 0, upper, lower), np.zeros_like(z)
+    by_units = _divide(a.n_units, a.n_units + b.n_units)
+    least, most = np.fmin(by_rows, by_units), np.fmax(by_rows, by_units)
+    for arm, sign, small, large in ((a, 1, least, most), (b, -1, 1 - most, 1 - least)):
+        silent = (arm.n_firing_units == 0) & (sign * z < 0)
+        tail = np.where(silent, np.fmax(tail, (1 - small) ** firing), tail)
+        single = (arm.n_firing_units == 1) & (sign * z > 0)
+        alone = np.where(single, 1 - (1 - large) ** firing, alone)
     bound = _divide(np.where(z > 0, -_divide(s, b.n), _divide(s, a.n)), sd)
     upper, lower = _tails(bound, skewness)
     p = np.where(tail < np.where(z > 0, lower, upper), tail, np.fmin(2 * tail, 1.0))
+    p = np.fmax(p, alone)
+    p = np.where(sd > 0, p, 1.0)
     return np.where((s > 0) & (np.fmin(a.n_units, b.n_units) >= 2), p, np.nan)
 
 
 def _tails(z: Array, skewness: Array) -> tuple[Array, Array]:
     """Return (P(Z >= z), P(Z <= z)) for Pearson's type III (shifted gamma), mean 0 and variance 1."""
-    g = np.clip(np.nan_to_num(skewness), -4.0, 4.0)
+    g = np.clip(np.nan_to_num(skewness), -1e3, 1e3)
     g = np.where(np.abs(g) < 1e-3, 1e-3, g)
     alpha = 4 / g**2
     x = np.fmax(alpha + np.sign(g) * z * np.sqrt(alpha), 0.0)

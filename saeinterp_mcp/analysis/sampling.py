@@ -38,3 +38,14 @@ def uniform_silent(
     picks = picks.astype(np.int64)
     gaps = firing_rows - np.arange(len(firing_rows))
     return picks + np.searchsorted(gaps, picks, side="right")
+
+
+def seeded_hash(rows: NDArray[np.int64], seed: int, *names: object) -> NDArray[np.uint64]:
+    """64 bits for each row, to break ties by: splitmix64 (Steele et al. 2014) of the row and the seed."""
+    text = "\0".join([str(seed), *map(str, names)]).encode()
+    salt = np.uint64(int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big"))
+    with np.errstate(over="ignore"):
+        z = rows.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + salt
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.asarray(z ^ (z >> np.uint64(31)))

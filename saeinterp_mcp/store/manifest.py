@@ -96,8 +96,8 @@ class Manifest(Frozen):
     files: dict[str, FileEntry] = {}
 
     def fingerprint(self) -> str:
-        """The name of this store's content, as cited in evidence."""
-        return fingerprint(self.model_dump(mode="json"))
+        """The name of this store's content, as cited in evidence; not of how it was made."""
+        return fingerprint(self.model_dump(mode="json", exclude={"provenance"}))
 
 
 def read_manifest(store: Path) -> Manifest:

@@ -52,11 +52,11 @@ class _Array(NamedTuple):
 
 
 class ZarrBackend(Backend):
-    """A published store folder, or (with `draft`) one that the pipeline is still writing."""
+    """A published store folder; with `draft`, the folders of a store that the pipeline is still writing."""
 
-    def __init__(self, path: Path, draft: Manifest | None = None) -> None:
-        self.path = path
-        self._draft = draft is not None
+    def __init__(self, path: Path, *others: Path, draft: Manifest | None = None) -> None:
+        assert not others or draft is not None, "a published store is one folder"
+        self._folders = (path, *others)
         self._manifest = draft or read_manifest(path)
         self._array = cache(self._open_array)
         self._descriptor = cache(lambda file: os.open(file, os.O_RDONLY))
@@ -69,8 +69,7 @@ class ZarrBackend(Backend):
 
     def has(self, name: str) -> bool:
         """Whether the store holds the array."""
-        meta = f"{name}/zarr.json"
-        return (self.path / meta).is_file() if self._draft else meta in self._manifest.files
+        return self._folder_of(f"{name}/zarr.json") is not None
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of an array."""
@@ -112,14 +111,17 @@ class ZarrBackend(Backend):
         return whole
 
     def _read_table(self, name: str) -> pl.DataFrame:
-        path = self.path / TABLES / f"{name}.parquet"
+        path = (self._folder_of(f"{TABLES}/{name}.parquet") or self._folders[0]) / TABLES / f"{name}.parquet"
         try:
             return pl.read_parquet(path)
         except (OSError, pl.exceptions.PolarsError) as error:
             raise BadStore(path, "a Parquet table", str(error).splitlines()[0], REBUILD) from error
 
+    def _folder_of(self, file: str) -> Path | None:
+        return next((folder for folder in self._folders if (folder / file).is_file()), None)
+
     def _open_array(self, name: str) -> _Array:
-        path = self.path / name
+        path = (self._folder_of(f"{name}/zarr.json") or self._folders[0]) / name
         meta_path = path / "zarr.json"
         try:
             meta = json.loads(meta_path.read_text(encoding="utf-8"))
@@ -129,7 +131,8 @@ class ZarrBackend(Backend):
             codec = meta["codecs"][0]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise BadStore(meta_path, "metadata of a Zarr v3 array", f"{error!r}", REBUILD) from error
-        if grid[1:] != shape[1:] or len(meta["codecs"]) != 1 or codec["name"] not in ("bytes", "sharding_indexed"):
+        whole_rows = grid[1:] == tuple(max(1, n) for n in shape[1:])
+        if not whole_rows or len(meta["codecs"]) != 1 or codec["name"] not in ("bytes", "sharding_indexed"):
             raise BadStore(meta_path, "uncompressed chunks of whole rows", f"codecs {meta['codecs']}", REBUILD)
         n_files = -(-shape[0] // grid[0]) if 0 not in shape else 0
         tail = ["0"] * (len(shape) - 1)

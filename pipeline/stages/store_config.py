@@ -1,0 +1,44 @@
+"""What the stages from bundle to store see of a run, and how they read what earlier ones wrote."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from pipeline.config import StoreConfig
+from pipeline.importers.bundle import read_config
+from pipeline.stages.write_postings import DRAFT
+from saeinterp_mcp.frozen import Frozen
+from saeinterp_mcp.store.base import Store
+from saeinterp_mcp.store.manifest import Manifest
+from saeinterp_mcp.store.zarr_store import ZarrBackend
+
+
+class BundleSource(Frozen):
+    """The bundle to import."""
+
+    path: Path = Field(exclude=True)
+
+
+class StoreSection(Frozen):
+    """What the stages after the first see."""
+
+    store: StoreConfig
+
+
+class ImportSection(StoreSection):
+    """What stages see that read a bundle from outside the run."""
+
+    bundle: BundleSource
+
+
+def bundle_files(config: ImportSection) -> dict[str, Path]:
+    """The external input of an import: checked to be a bundle before its files are hashed."""
+    read_config(config.bundle.path)
+    folder = config.bundle.path
+    return {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def open_draft(*folders: Path) -> Store:
+    """What earlier stages have written of a store; the first folder holds the draft of the manifest."""
+    manifest = Manifest.model_validate_json((folders[0] / DRAFT).read_text(encoding="utf-8"))
+    return Store(ZarrBackend(*folders, draft=manifest))

@@ -1,0 +1,96 @@
+"""`saeinterp-pipeline verify`: every hash, and what the stored arrays must agree on."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from saeinterp_mcp.analysis.firing import effective_max
+from saeinterp_mcp.analysis.sampling import rng
+from saeinterp_mcp.analysis.splits import in_explain, unit_hash
+from saeinterp_mcp.errors import BadStore
+from saeinterp_mcp.store.base import Store
+from saeinterp_mcp.store.layout import ARRAYS
+from saeinterp_mcp.store.manifest import SPLITS, read_manifest, verify_files
+from saeinterp_mcp.store.open import open_store
+
+RECOMPUTED = 100
+ADVICE = "The store was written wrongly or changed; make it again."
+
+
+def verify_store(path: Path, progress: Callable[[int, int], None] = lambda done, total: None) -> list[str]:
+    """Check a store wholly: hashes, order, sums, splits; statistics of 100 features computed again.
+
+    Returns:
+        What was checked, a line each.
+
+    Raises:
+        BadStore: something does not hold; path, expected, found, what to do.
+    """
+    manifest = read_manifest(path)
+    verify_files(path, manifest)
+    checked = [f"{len(manifest.files)} files have their size and SHA-256"]
+    store = open_store(path)
+    read = store.backend.column
+
+    def same(what: str, expected: object, found: object) -> None:
+        if expected != found:
+            raise BadStore(path / what, str(expected), str(found), ADVICE)
+
+    for prefix, n, minors, limit in (
+        ("features", manifest.n_features, "rows", manifest.n_rows),
+        ("rows", manifest.n_rows, "features", manifest.n_features),
+    ):
+        indptr = read(f"{prefix}/indptr")
+        same(f"{prefix}/indptr", n + 1, len(indptr))
+        same(f"{prefix}/indptr", True, bool((np.diff(indptr) >= 0).all()) and int(indptr[0]) == 0)
+        same(f"{prefix}/indptr", manifest.n_activations, int(indptr[-1]))
+        for start in range(0, manifest.n_activations, 1 << 22):
+            stop = min(start + (1 << 22), manifest.n_activations)
+            minor = store.backend.span(f"{prefix}/{minors}", start, stop)
+            values = store.backend.span(f"{prefix}/values", start, stop)
+            same(f"{prefix}/{minors}", True, bool((minor < limit).all()))
+            same(f"{prefix}/values", True, bool((np.isfinite(values) & (values > 0)).all()))
+            rising = minor[1:] > minor[:-1]
+            inside = np.ones(len(minor), bool)
+            first = indptr[np.searchsorted(indptr, start) : np.searchsorted(indptr, stop)] - start
+            inside[first] = False
+            same(f"{prefix}/{minors}", True, bool(rising[inside[1:]].all()))
+            progress(stop, manifest.n_activations)
+    total = [float(np.float64(read(f"{p}/values")[:].astype(np.float64).sum())) for p in ("features", "rows")]
+    same("rows/values", True, bool(np.isclose(total[0], total[1], rtol=1e-9)))
+    checked.append(f"{manifest.n_activations} activations are positive, ordered and the same both ways round")
+    units = store.backend.table("samples")["unit"].to_list()
+    sample_unit = read("samples/unit")
+    n_explain = manifest.n_explain["units"]
+    for sample in rng(0, "verify", "samples").permutation(len(units))[:2000].tolist():
+        explain = in_explain(unit_hash(units[sample], manifest.split_seed))
+        same("samples/unit", explain, bool(sample_unit[sample] < n_explain))
+    same("samples/unit", True, bool((np.diff(sample_unit.astype(np.int64)) >= 0).all()))
+    checked.append("samples are in the order of their units, splits are as their hashes say")
+    for label_set in [*(f"family.{f}" for f in store.families), *(f"group.{g}" for g in store.groups)]:
+        counted = [int(v) for v in read(f"counts/{label_set}/n").sum(1)]
+        same(f"counts/{label_set}/n", [store.n_rows(s) for s in SPLITS], counted)
+    checked.append("label counts add up to all rows")
+    features = rng(0, "verify", "features").permutation(manifest.n_features)[:RECOMPUTED].tolist()
+    for feature in features:
+        _verify_feature(store, int(feature), same)
+    checked.append(f"statistics of {len(features)} features are those of their activations")
+    missing = [s.name for s in ARRAYS if "*" not in s.name and s.name.startswith(("stats", "top")) and not store.backend.has(s.name)]
+    same("zarr.json", [], missing)
+    return checked
+
+
+def _verify_feature(store: Store, feature: int, same: Callable[[str, object, object], None]) -> None:
+    for s, split in enumerate(SPLITS):
+        rows, values = store.activations(feature, split)
+        same("stats/n_firing", int(store.per_feature("stats/n_firing", feature)[s]), len(rows))
+        exact = values.astype(np.float64)
+        same("stats/sum", True, bool(np.isclose(store.per_feature("stats/sum", feature)[s], exact.sum(), rtol=1e-9)))
+        same("stats/histogram", len(rows), int(store.per_feature("stats/histogram", feature)[s].sum()))
+        top = store.list_of_feature("top/values", feature, split)
+        best = np.sort(values)[::-1][: len(top)]
+        same("top/values", True, bool(np.array_equal(top, best)))
+    maximum = np.float32(effective_max(store.activations(feature, "explain").values))
+    stored = store.per_feature("stats/effective_max", feature)
+    same("stats/effective_max", True, bool(np.array_equal(maximum, stored, equal_nan=True)))

@@ -1,0 +1,39 @@
+"""Settings: where the stores are. The only reader of environment variables, and of the files shipped beside the code."""
+
+import os
+from importlib.metadata import version
+from pathlib import Path
+
+from saeinterp_mcp.frozen import Frozen
+
+STORE_VARIABLE = "SAEINTERP_STORE"
+DEMO_VARIABLE = "SAEINTERP_DEMO_STORE"
+VERSION = version("saeinterp-mcp")
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+class Settings(Frozen):
+    """What the surroundings say; command-line arguments win over it."""
+
+    stores: tuple[str, ...] = ()
+    """Locations (PATH or NAME=PATH) of the stores to open when none is given."""
+    demo_store: Path = Path("demo-store")
+    """Folder of the shipped example store, as `make demo-store` leaves it."""
+
+    @classmethod
+    def from_environment(cls) -> "Settings":
+        """Read SAEINTERP_STORE (several are joined as in PATH) and SAEINTERP_DEMO_STORE."""
+        locations = os.environ.get(STORE_VARIABLE, "").split(os.pathsep)
+        demo = os.environ.get(DEMO_VARIABLE)
+        stores = tuple(location for location in locations if location)
+        return cls(stores=stores, demo_store=Path(demo)) if demo else cls(stores=stores)
+
+
+def shipped_text(folder: str, name: str) -> str:
+    """A text that is shipped with the code: from the wheel's data, or the repository it is installed from."""
+    candidates = [_PACKAGE / "data" / folder / name, _PACKAGE.parent / folder / name]
+    for path in candidates:
+        if path.is_file():
+            return path.read_text(encoding="utf-8")
+    raise AssertionError(f"{folder}/{name} is shipped with the code; looked in {candidates}")

@@ -1,0 +1,189 @@
+"""The command-line face: OPERATIONS as commands, and `serve` and `demo`. The only file here that imports typer."""
+
+import inspect
+import json
+import logging
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from saeinterp_mcp.config import STORE_VARIABLE, VERSION, Settings
+from saeinterp_mcp.errors import BadInput, BadStore, SaeInterpError
+from saeinterp_mcp.faces.answering import answer
+from saeinterp_mcp.faces.arguments import Entry, entries, plain_types
+from saeinterp_mcp.store.served import ServedStores
+
+WRONG_CALL, BAD_STORE = 2, 3
+STORE_HELP = f"Store: PATH, NAME=PATH, or a NAME among those in {STORE_VARIABLE} (the default)"
+StoreOption = Annotated[str | None, typer.Option("--store", help=STORE_HELP)]
+StoresOption = Annotated[list[str] | None, typer.Option("--store", help=f"{STORE_HELP}; may be repeated")]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document, as the MCP tool's structuredContent")]
+
+
+def make_app() -> typer.Typer:
+    """The application: one command for each entry, in groups where a command has two words."""
+    app = typer.Typer(
+        name="saeinterp",
+        help="Ask what the features of a sparse autoencoder mean.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+    groups: dict[str, typer.Typer] = {}
+    for entry in entries():
+        *above, name = entry.command.split()
+        home = app
+        if above:
+            if above[0] not in groups:
+                groups[above[0]] = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=f"{above[0]} ...")
+                app.add_typer(groups[above[0]], name=above[0])
+            home = groups[above[0]]
+        home.command(name, help=entry.description, short_help=entry.title)(_guarded(_command_of(entry)))
+    app.command("serve")(_guarded(serve))
+    app.command("demo")(_guarded(demo))
+    app.callback()(_common)
+    return app
+
+
+def main() -> None:
+    """Run the command line; exit codes 0, 1 (our bug), 2 (a wrong call), 3 (bad data)."""
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
+    make_app()()
+
+
+def _common(
+    version: Annotated[bool, typer.Option("--version", is_eager=True, help="Show the version", callback=lambda on: _version(on))] = False,
+) -> None:
+    """Ask what the features of a sparse autoencoder mean."""
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"saeinterp {VERSION}")
+        raise typer.Exit
+
+
+def _guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """The command, with our errors as a message on stderr and an exit code; anything else falls, with its traceback."""
+
+    def run(**arguments: Any) -> None:
+        try:
+            command(**arguments)
+        except SaeInterpError as error:
+            typer.echo(f"Error: {error}", err=True)
+            raise typer.Exit(BAD_STORE if isinstance(error, BadStore) else WRONG_CALL) from None
+
+    run.__signature__ = inspect.signature(command)  # type: ignore[attr-defined]
+    run.__doc__, run.__name__, run.__annotations__ = command.__doc__, command.__name__, command.__annotations__
+    return run
+
+
+def _command_of(entry: Entry) -> Callable[..., None]:
+    """A function whose signature typer reads: the entry's arguments, then `--store` and `--json`."""
+    fields = entry.arguments.model_fields
+
+    def command(**given: Any) -> None:
+        as_json, store = given.pop("json"), given.pop("store")
+        picture: Path | None = given.pop("image", None)
+        locations = store if isinstance(store, list) else [store] if store else []
+        stores, given["store"] = _open(locations)
+        if "image" in fields:
+            given["image"] = picture is not None
+        found = answer(entry, stores, given)
+        if picture is not None:
+            _write_picture(picture, found.picture)
+        _print(found.body, as_json)
+
+    ordered = [name for name in fields if name not in ("feature", "store")]
+    parameters = [_parameter(name, fields[name]) for name in (["feature"] if "feature" in fields else []) + ordered]
+    store_type = StoresOption if entry.takes_all_stores else StoreOption
+    parameters.append(_keyword("store", store_type, None))
+    parameters.append(_keyword("json", JsonOption, False))
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in parameters}
+    command.__name__ = entry.name
+    return command
+
+
+def _parameter(name: str, info: FieldInfo) -> inspect.Parameter:
+    """One argument: `feature` by position, `image` as the file to write, any other `a_b` as --a-b."""
+    kinds = plain_types(info)
+    kind: Any = kinds[0] if len(kinds) == 1 else str
+    default = ... if info.default is PydanticUndefined else info.default
+    if name == "feature":
+        return _keyword(name, Annotated[int, typer.Argument(help=info.description, show_default=False)], default)
+    option = f"--{name.replace('_', '-')}"
+    if name == "image":
+        return _keyword(name, Annotated[Path | None, typer.Option(option, help="Write a PNG there")], None)
+    if default is None:
+        kind = kind | None
+    return _keyword(name, Annotated[kind, typer.Option(option, help=info.description)], default)
+
+
+def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    default = inspect.Parameter.empty if default is ... else default
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
+
+
+def _open(wanted: list[str]) -> tuple[ServedStores, str | None]:
+    """The stores of a call, and the name of the one it is about where the stores come from the environment."""
+    known = Settings.from_environment().stores
+    if not wanted:
+        if not known:
+            raise BadInput(f"no store; name one with --store PATH, or set {STORE_VARIABLE}")
+        return ServedStores.open(known), None
+    named = [w for w in wanted if "=" not in w and not Path(w).expanduser().exists()]
+    if known and len(named) == len(wanted) == 1:
+        stores = ServedStores.open(known)
+        stores.pick(wanted[0])
+        return stores, wanted[0]
+    return ServedStores.open(wanted), None
+
+
+def _print(body: Mapping[str, Any], as_json: bool) -> None:
+    if as_json:
+        sys.stdout.buffer.write(json.dumps(body, ensure_ascii=False).encode("utf-8") + b"\n")
+        return
+    from saeinterp_mcp.faces.terminal import console, show
+
+    show(body, console(sys.stdout))
+
+
+def _write_picture(path: Path, picture: bytes | None) -> None:
+    assert picture is not None, "an operation with `image` has a picture"
+    try:
+        path.write_bytes(picture)
+    except OSError as error:
+        raise BadInput(f"--image {path} cannot be written: {error.strerror}") from error
+
+
+def serve(
+    store: StoresOption = None,
+    http: Annotated[str | None, typer.Option("--http", metavar="HOST:PORT", help="Streamable HTTP, loopback only")] = None,
+) -> None:
+    """Serve the tools over MCP: stdio, or HTTP with --http."""
+    stores, _ = _open(store or [])
+    from saeinterp_mcp.faces.mcp import run_http, run_stdio
+
+    if http is None:
+        run_stdio(stores)
+        return
+    host, _, port = http.rpartition(":")
+    if not host or not port.isdecimal():
+        raise BadInput(f"--http {http}: expected HOST:PORT, e.g. 127.0.0.1:8000")
+    run_http(stores, host.strip("[]"), int(port))
+
+
+def demo(
+    store: Annotated[Path | None, typer.Option("--store", help="The example store; default the demo-store folder")] = None,
+    feature: Annotated[int | None, typer.Option("--feature", help="Feature to look at")] = None,
+) -> None:
+    """Show what an agent sees: a real MCP client asks a real server about one feature."""
+    from saeinterp_mcp.demo import DEMO_FEATURE, run_demo
+
+    run_demo(store or Settings.from_environment().demo_store, DEMO_FEATURE if feature is None else feature)
