@@ -79,10 +79,8 @@ def ablate_features(
     average = tokenisation.n_tokens / tokenisation.n_samples
     drawn = samples.draw(round(config.n_samples * average), config.seed)
     strength = summed_activations(model, sae, samples, drawn)
-    n_firing = np.array([(n > 0).sum() for n in strength.counts.T])
     generator = np.random.default_rng(config.seed)
-    eligible = np.flatnonzero(n_firing >= 1)
-    eligible = eligible[strength.counts[:, eligible].sum(axis=0) >= config.min_firing]
+    eligible = np.flatnonzero(strength.counts.sum(axis=0) >= config.min_firing)
     chosen = np.sort(generator.permutation(eligible)[: config.n_features])
     results = []
     for index, feature in enumerate(chosen.tolist()):
@@ -120,9 +118,9 @@ def summed_activations(
         captured = model.capture(torch.from_numpy(batch.tokens), samples.tokenisation.hook_name)
         counted = torch.from_numpy(batch.counted(samples.tokenisation)).to(model.device)
         for row, index in enumerate(batch.rows):
-            _, features, values = sae.firing(captured[row][counted[row]])
-            sums[index] = torch.bincount(features, values, minlength=sae.n_features).cpu().numpy()
-            counts[index] = torch.bincount(features, minlength=sae.n_features).cpu().numpy()
+            _, features, values = (found.cpu() for found in sae.firing(captured[row][counted[row]]))
+            sums[index] = torch.bincount(features, values, minlength=sae.n_features).numpy()
+            counts[index] = torch.bincount(features, minlength=sae.n_features).numpy()
     return Strengths(sums=sums, counts=counts)
 
 
@@ -165,7 +163,7 @@ def logits_lost(
     fires = torch.zeros_like(counted)
 
     def remove(x: Tensor) -> Tensor:
-        activation = sae.encode(x)[..., feature] * counted
+        activation = sae.activation(x, feature) * counted
         fires.copy_(activation > 0)
         return (x - activation[..., None] * sae.direction_scale(x) * sae.W_dec[feature]).to(x.dtype)
 

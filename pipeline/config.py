@@ -1,7 +1,7 @@
 """What a run is told: a frozen section for each stage, and apart from them how to execute."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import (
     Discriminator,
@@ -33,7 +33,7 @@ class TokenizeConfig(Frozen):
     """Read no more documents than this; the others are counted as dropped."""
     max_tokens: PositiveInt | None = None
     """Stop before the sample that would pass this many tokens, BOS not counted."""
-    shard_tokens: PositiveInt = 262_144
+    shard_tokens: PositiveInt = 131_072
     """Tokens in a shard, the unit of work that a killed collection does not repeat; bounds its memory."""
 
 
@@ -152,12 +152,21 @@ FamilyConfig = Annotated[
 ]
 
 
+class SearchFloor(Frozen):
+    """Features under these are flagged and left out of default searches."""
+
+    firing_rate: float | None = Field(default=None, ge=0, le=1)
+    """Firing rate over all counted positions."""
+    max: NonNegativeFloat | None = None
+    """Largest activation."""
+
+
 class StoreConfig(Frozen):
     """How a bundle becomes a store."""
 
     out: Path | None = Field(default=None, exclude=True)
-    """Folder of the store, which must not exist; a relative one is read from the folder of the config file. Default:
-    `NAME-store` beside the config file."""
+    """Folder of the store, which must not exist; a relative one is read from the folder of the config file.
+    Default: `NAME-store` beside the config file."""
     negatives: Literal["drop", "abs"] | None = None
     """What to do with negative activations; without it they are refused."""
     seed: NonNegativeInt = 0
@@ -196,6 +205,8 @@ class RunConfig(FrozenFile):
     same."""
     split_seed: NonNegativeInt = 0
     """Seed of the division of units into `explain` and `heldout`."""
+    search_floor: SearchFloor = SearchFloor()
+    """Features too rare or too weak to be trusted."""
     store: StoreConfig = StoreConfig()
     """How the bundle becomes a store."""
     work: Path | None = None

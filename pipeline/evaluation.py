@@ -1,6 +1,6 @@
 """How well an SAE reproduces the activations of a model, and what the model loses by it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,8 +22,6 @@ from pipeline.sources.sae import SparseAutoencoder
 from pipeline.tokenisation import Tokenisation
 
 BATCH_TOKENS = 8192
-ENCODE_ELEMENTS = 2**24
-"""Activations (rows times features) encoded at a time: 64 MB of float32."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +53,6 @@ class Losses:
         return (self.mean_ablated - self.reconstructed) / (self.mean_ablated - self.clean)
 
 
-def row_chunks(activations: Tensor, n_features: int) -> Iterator[Tensor]:
-    """(n, d_in) in pieces; their size is a function of the SAE alone, so that rounding does not change."""
-    size = max(1, ENCODE_ELEMENTS // n_features)
-    for start in range(0, len(activations), size):
-        yield activations[start : start + size]
-
-
 def gather_activations(
     model: LanguageModel, samples: Sequence[NDArray[np.int64]], tokenisation: Tokenisation, hook_name: str
 ) -> Tensor:
@@ -85,7 +76,7 @@ def reconstruction(sae: SparseAutoencoder, activations: Tensor, seed: int) -> Re
     shuffled = replace(sae, W_dec=sae.W_dec[order.to(sae.W_dec.device)])
     firing = torch.zeros(sae.n_features, dtype=torch.int64, device=activations.device)
     error = shuffled_error = torch.zeros((), dtype=torch.float64, device=activations.device)
-    for rows in row_chunks(activations, sae.n_features):
+    for rows in sae.chunks(activations):
         features = sae.encode(rows)
         firing += (features > 0).sum(dim=0)
         error = error + (sae.decode(features, rows) - rows).double().pow(2).sum()

@@ -1,10 +1,12 @@
 """Runs stages in order, skips those whose fingerprint is done, and says what it skipped and why."""
 
+import fcntl
 import json
 import logging
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +62,19 @@ def run_stages(
     if only is not None and only not in names:
         raise BadInput(f"there is no stage {only!r}; {nearest(only, names)}")
     run.work.mkdir(parents=True, exist_ok=True)
-    hashes = FileHashes(run.work / "file_hashes.json")
+    with sole_use(run.work):
+        return _run_in_order(stages, run, run.work, only, execution or run.execution, reporter)
+
+
+def _run_in_order(
+    stages: Sequence[Stage[Any]],
+    run: RunConfig,
+    work: Path,
+    only: str | None,
+    execution: Execution,
+    reporter: Reporter,
+) -> dict[str, Path]:
+    hashes = FileHashes(work / "file_hashes.json")
     fingerprints: dict[str, str] = {}
     for stage in stages:
         needed = only is None or only == stage.name
@@ -68,14 +82,31 @@ def run_stages(
             continue
         identity = identify(stage, run, fingerprints, hashes)
         fingerprints[stage.name] = identity.fingerprint
-        why = why_not_done(run.work, identity)
+        why = why_not_done(work, identity)
         if why is None:
             reporter.say(f"{stage.name}: skipped, fingerprint {identity.fingerprint[:12]} is done")
         elif needed:
-            run_stage(stage, run, identity, why, execution or run.execution, reporter)
+            run_stage(stage, run, identity, why, execution, reporter)
         else:
             raise BadInput(f"{only} reads {stage.name}, which is not done ({why}); run without --only")
-    return {name: run.work / name for name in fingerprints}
+    return {name: work / name for name in fingerprints}
+
+
+@contextmanager
+def sole_use(work: Path) -> Iterator[None]:
+    """Keep a second build out of the folder. The lock goes with the process, however that ends.
+
+    Raises:
+        BadInput: another process builds there.
+    """
+    with (work / "lock").open("w", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BadInput(
+                f"another build is running in {work}; wait for it, or give this run another `work`"
+            ) from error
+        yield
 
 
 def identify(stage: Stage[Any], run: RunConfig, fingerprints: dict[str, str], hashes: FileHashes) -> Identity:

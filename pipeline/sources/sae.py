@@ -5,6 +5,7 @@ authors would compute; `tests/pipeline` compares the two for each architecture.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +17,9 @@ from saeinterp_mcp.frozen import Frozen
 
 Architecture = Literal["standard", "topk", "jumprelu", "gated"]
 Normalisation = Literal["none", "layer_norm", "constant_norm_rescale"]
+
+ENCODE_ELEMENTS = 2**24
+"""Activations (rows times features) computed at a time: 64 MB of float32."""
 
 
 class SaeMetadata(Frozen):
@@ -141,9 +145,28 @@ class SparseAutoencoder:
         """
         return self._denormalise(activations @ self.W_dec + self.b_dec, x.float())
 
+    def chunks(self, rows: Tensor) -> Iterator[Tensor]:
+        """(n, d_in) in pieces whose activations fit in 64 MB.
+
+        Their size is a function of the SAE alone: other shapes would round differently.
+        """
+        size = max(1, ENCODE_ELEMENTS // self.n_features)
+        for start in range(0, len(rows), size):
+            yield rows[start : start + size]
+
     def reconstruct(self, x: Tensor) -> Tensor:
-        """`decode(encode(x))`, (..., d_in) float32."""
-        return self.decode(self.encode(x), x)
+        """`decode(encode(x))`, (..., d_in) float32, a chunk at a time."""
+        rows = x.reshape(-1, self.header.d_in)
+        return torch.cat([self.decode(self.encode(chunk), chunk) for chunk in self.chunks(rows)]).reshape(
+            x.shape
+        )
+
+    def activation(self, x: Tensor, feature: int) -> Tensor:
+        """(...): the activation of one feature on (..., d_in), a chunk at a time."""
+        rows = x.reshape(-1, self.header.d_in)
+        return torch.cat([self.encode(chunk)[:, feature] for chunk in self.chunks(rows)]).reshape(
+            x.shape[:-1]
+        )
 
     def direction_scale(self, x: Tensor) -> Tensor:
         """(..., 1): what a decoder direction is multiplied with at each position, in the model's units.

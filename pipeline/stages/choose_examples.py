@@ -8,7 +8,8 @@ from scipy import sparse
 
 from saeinterp_mcp.analysis.examples import from_core, spread_over_quantiles, token_log_odds
 from saeinterp_mcp.analysis.sampling import one_per_unit, rng, seeded_hash, uniform_silent
-from saeinterp_mcp.store.base import Store, expand_ranges
+from saeinterp_mcp.analysis.ranges import expand_ranges
+from saeinterp_mcp.store.base import Store
 from saeinterp_mcp.store.layout import EXAMPLES, NO_INDEX
 from saeinterp_mcp.store.zarr_store import ZarrWriter
 

@@ -108,8 +108,8 @@ def summarise(counts: ShardCounts, config: CollectConfig) -> Summary:
         )
     if counts.n_other_excluded:
         notes.append(
-            f"{counts.n_other_excluded:,} positions hold special tokens, or were not trained on;"
-            " their activations are left out, and a store counts them as silent unless their position is excluded"
+            f"{counts.n_other_excluded:,} positions hold special tokens or were not trained on;"
+            " their activations are left out; a store counts them as silent unless their position is excluded"
         )
     return Summary(
         n_in=counts.n_positions,
@@ -135,9 +135,7 @@ def collect_shard(
     columns, counts = activations_of(shard, samples.tokenisation, model, sae, config)
     columns = columns.replace_schema_metadata({COUNTS: canonical_json(counts.model_dump())})
     temporary = part.with_name(part.name + ".tmp")
-    pq.write_table(
-        columns, temporary, row_group_size=ROW_GROUP, compression="zstd", use_dictionary=False
-    )
+    pq.write_table(columns, temporary, row_group_size=ROW_GROUP, compression="zstd", use_dictionary=False)
     temporary.replace(part)
     return counts
 
@@ -152,8 +150,6 @@ def activations_of(
     """Every activation of a shard above the minimum, sorted by sample, position and feature."""
     import torch
 
-    from pipeline.evaluation import on_device, row_chunks
-
     token_ids = [shard.sample(index) for index in range(shard.n_samples)]
     pieces: list[list[NDArray[np.generic]]] = [[] for _ in range(4)]
     n_below = n_counted = 0
@@ -162,9 +158,9 @@ def activations_of(
         n_counted += int(counted.sum())
         row_of, position_of = (axis.astype(np.uint32) for axis in np.nonzero(counted))
         captured = model.capture(torch.from_numpy(batch.tokens), tokenisation.hook_name)
-        vectors = captured[on_device(counted, model)]
+        vectors = captured[torch.from_numpy(counted).to(model.device)]
         first = 0
-        for chunk in row_chunks(vectors, sae.n_features):
+        for chunk in sae.chunks(vectors):
             rows, features, values = (tensor.cpu().numpy() for tensor in sae.firing(chunk))
             if config.min_activation > 0:
                 above = values > config.min_activation
@@ -218,8 +214,6 @@ COLLECT_ACTIVATIONS = Stage(
     inputs=("tokenize_dataset",),
     modules=(
         "pipeline.stages.collect_activations",
-        "pipeline.evaluation",
-        "pipeline.outputs",
         "pipeline.batches",
         "pipeline.tokenisation",
         "pipeline.sources.model",

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from pipeline.artifact import Artifact
 from pipeline.checks import Check
-from pipeline.config import Execution, FamilyConfig, GroupConfig
+from pipeline.config import Execution, FamilyConfig, GroupConfig, SearchFloor
 from pipeline.families import position_families, position_level_functions, token_families
 from pipeline.fingerprint import write_whole
 from pipeline.source_config import DatasetConfig, ModelConfig, SaeConfig
@@ -39,6 +39,7 @@ class WriteBundleConfig(Frozen):
     families: tuple[FamilyConfig, ...]
     groups: tuple[GroupConfig, ...]
     split_seed: int
+    search_floor: SearchFloor
 
 
 def external(config: WriteBundleConfig) -> dict[str, Path]:
@@ -73,7 +74,7 @@ def run(
         if group.attributes is not None:
             link(group.attributes, out / f"{group.name}_attributes.parquet")
     bundle = describe(config, inputs, samples, [family.model_dump(mode="json") for family in families])
-    text = yaml.dump(bundle, Dumper=yaml.CSafeDumper, sort_keys=False, allow_unicode=True, width=110)
+    text = yaml.dump(bundle, Dumper=yaml.CSafeDumper, sort_keys=False, width=110)
     write_whole(out / "bundle.yaml", text)
     n_samples = samples.tokenisation.n_samples
     notes = tuple(f"family {family.name}: {len(family.levels)} tokens" for family in families)
@@ -175,6 +176,7 @@ def describe(
         "groups": groups,
         "excluded_positions": list(tokenisation.excluded_positions),
         "split_seed": config.split_seed,
+        "search_floor": config.search_floor.model_dump(exclude_none=True),
         "model": {
             "name": config.model.display_name,
             **config.model.model_dump(mode="json", include={"hub", "revision", "dtype"}, exclude_none=True),

@@ -24,7 +24,7 @@ from pipeline.spool import Spool
 from saeinterp_mcp.analysis.moments import LabelCounts, Reference, count_labels
 from saeinterp_mcp.analysis.splits import content_unit, order_units
 from saeinterp_mcp.errors import BadInput
-from saeinterp_mcp.store.base import expand_ranges
+from saeinterp_mcp.analysis.ranges import expand_ranges
 from saeinterp_mcp.store.manifest import FamilyInfo, GroupInfo, Manifest, Segment
 from saeinterp_mcp.store.zarr_store import SHARD, ZarrWriter
 

@@ -55,7 +55,7 @@ def stratified_difference(counts: LabelCounts, unit: Ints, cell: Ints, value: Fl
     expected = np.bincount(pair_unit, (d * mean)[counts.labels] * counts.pair_n, n_units)
     found = np.bincount(unit, d[cell] * value, n_units)
     used = np.bincount(pair_unit, (d != 0)[counts.labels], n_units) > 0
-    firing = len(np.unique(unit[d[cell] != 0]))
+    firing = int((np.bincount(unit[d[cell] != 0], minlength=n_units) > 0).sum())
     u = int(used.sum())
     if firing < MIN_FIRING_UNITS or u < 2:
         return StratifiedEffect(theta, np.nan, np.nan, int(both.sum()))

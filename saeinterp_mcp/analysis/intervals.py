@@ -19,7 +19,8 @@ Array = npt.NDArray[np.float64]
 MIN_FIRING_UNITS = 10
 _TAIL = 0.975  # two-sided 95 %
 _Z = 1.959963984540054
-_SKEW = 2.0  # the upper limit gets so many times fewer degrees of freedom (calibrated: docs/intervals.md)
+_SKEW = 2.25  # how many times fewer degrees of freedom a mean's upper limit gets (docs/intervals.md)
+_RATE_SKEW = 1.5  # the same for the limit of a rate away from the rarer of firing and silent rows
 _BORROW = 50.0  # effective firing units at which an arm's own variance counts one half in the test
 
 
@@ -118,9 +119,10 @@ def rate_interval(arm: Arm) -> tuple[Array, Array]:
     """Return the 95 % interval (low, high) of the firing rate; S_i is the number of firing rows of unit i.
 
     From MIN_FIRING_UNITS firing units on, Jeffreys' beta interval with the effective sample size
-    m(1-m)/se^2, lowered by (z/q)^2 for the share of the variance that is estimated (q as for the mean, on
-    both sides the stricter of firing and silent rows). Below, Korn and Graubard (1998): Clopper-Pearson with
-    an effective sample size of at most the units. Without firing, 0 to min(1, 3/U). Null for U < 2 only.
+    m(1-m)/se^2, lowered by (z/q)^2 for the share 1 - n/sum n_i^2 of the variance that is estimated; q as for
+    the mean, at each limit the stricter of firing rows and, mirrored, of silent rows. Below, Korn and
+    Graubard (1998): Clopper-Pearson with an effective sample size of at most the units. Without firing, 0 to
+    min(1, 3/U), and mirrored where all rows fire. Null for U < 2 only.
     """
     m, se, units, share = mean(arm), standard_error(arm), arm.n_units, 1 - _divide(arm.n, arm.nn)
     silent = arm.n - arm.s
@@ -137,8 +139,8 @@ def rate_interval(arm: Arm) -> tuple[Array, Array]:
     many = arm.n_firing_units >= MIN_FIRING_UNITS
     exact_low = stats.beta.ppf(1 - _TAIL, np.fmax(m * few, tiny), (1 - m) * few + 1)
     exact_high = stats.beta.ppf(_TAIL, m * few + 1, np.fmax((1 - m) * few, tiny))
-    low = np.where(many, jeffreys(np.fmin(fires, rests / _SKEW), 1 - _TAIL), exact_low)
-    high = np.where(many, jeffreys(np.fmin(fires / _SKEW, rests), _TAIL), exact_high)
+    low = np.where(many, jeffreys(np.fmin(fires, rests / _RATE_SKEW), 1 - _TAIL), exact_low)
+    high = np.where(many, jeffreys(np.fmin(fires / _RATE_SKEW, rests), _TAIL), exact_high)
     all_fire = silent <= 0
     low = np.where(all_fire, np.fmax(1 - 3 / np.fmax(units, 1.0), 0.0), np.fmin(low, m))
     return _finish(arm, low, np.where(all_fire, 1.0, np.fmax(high, m)), np.ones_like(m), 1)

@@ -5,17 +5,19 @@ A label is a level of a family (0 = none), a value of a group, or a token. What 
 counted once and stored; what does (`label_moments`) costs the feature's firings, not the corpus.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from saeinterp_mcp.analysis.intervals import Arm, Cross
+from saeinterp_mcp.analysis.ranges import expand_ranges
 
 Reference = Literal["level_0", "rest"]
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
+DENSE_CELLS = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -96,91 +98,104 @@ def count_pairs(
 class Moments(NamedTuple):
     """Each of K labels beside its reference: sums by unit of one quantity (activation, or firing as 0 and 1)."""
 
-    n_firing: Ints
-    """(K,) firing rows with the label."""
     label: Arm
     reference: Arm
     cross: Cross
 
 
+class FiringUnits(NamedTuple):
+    """Firing rows of a slice by unit."""
+
+    units: Ints
+    """(u,) units where the feature fires, ascending."""
+    index: Ints
+    """(n,) which of them each firing row belongs to, ascending."""
+
+
 def label_moments(
-    counts: LabelCounts,
-    unit_rows: Ints,
-    row_unit: Ints,
-    row_value: Floats,
-    entry_unit: Ints,
-    entry_label: Ints,
-    entry_value: Floats,
-) -> Moments:
-    """Sums by label over the units where a feature fires; silent units come from `counts`.
+    counts: LabelCounts, unit_rows: Ints, firing: FiringUnits, value: Floats, entry: Ints, label: Ints
+) -> tuple[Moments, Moments]:
+    """Sums by label over the units where a feature fires, of activation and of firing; silent units are in `counts`.
 
     Args:
         counts: labels of the slice.
         unit_rows: (U,) rows of each unit in the slice.
-        row_unit: (n,) ascending, unit of each firing row of the slice.
-        row_value: (n,) its activation (or 1).
-        entry_unit: (E,) the same with one entry for each label of a firing row.
-        entry_label: (E,) label of the entry.
-        entry_value: (E,) activation (or 1) of its row.
+        firing: units of the firing rows.
+        value: (n,) activation of each firing row.
+        entry: (E,) index of a firing row, once for each label it carries.
+        label: (E,) that label.
     """
-    from saeinterp_mcp.store.base import expand_ranges
-
-    n_labels = len(counts.n)
-    firing, row_index = np.unique(row_unit, return_inverse=True)
-    starts = counts.indptr[firing]
-    lengths = counts.indptr[firing + 1] - starts
+    k, units = len(counts.n), firing.units
+    starts = counts.indptr[units]
+    lengths = counts.indptr[units + 1] - starts
     pairs = expand_ranges(starts, lengths)
-    pair_unit = np.repeat(np.arange(len(firing)), lengths)
-    label = counts.labels[pairs].astype(np.int64)
+    pair_unit = np.repeat(np.arange(len(units)), lengths)
+    pair_label = counts.labels[pairs].astype(np.int64)
     n = counts.pair_n[pairs].astype(np.float64)
-    keys = pair_unit * n_labels + label
-    at = np.searchsorted(keys, np.searchsorted(firing, entry_unit) * n_labels + entry_label)
-    s = np.bincount(at, entry_value, len(keys)) if len(keys) else np.zeros(0)
-    c = np.bincount(at, minlength=len(keys)) if len(keys) else np.zeros(0, np.int64)
-    unit_s = np.bincount(row_index, row_value, len(firing))
-    unit_c = np.bincount(row_index, minlength=len(firing))
-    unit_n = unit_rows[firing].astype(np.float64)
+    cell = firing.index[entry] * k + label
+    keys = pair_unit * k + pair_label
+    if len(units) * k <= DENSE_CELLS:
+        s, c = np.bincount(cell, value[entry], len(units) * k)[keys], np.bincount(cell, minlength=len(units) * k)[keys]
+    else:
+        at = np.searchsorted(keys, cell)
+        s, c = np.bincount(at, value[entry], len(keys)), np.bincount(at, minlength=len(keys))
+    joined = _Joined(counts, pair_unit, pair_label, n, unit_rows[units].astype(np.float64), c)
+    unit_s = np.bincount(firing.index, value, len(units))
+    unit_c = np.bincount(firing.index, minlength=len(units))
+    return joined.moments(s, unit_s, unit_c), joined.moments(c.astype(np.float64), unit_c.astype(np.float64), unit_c)
 
-    def total(weights: Any) -> Floats:
-        return np.bincount(label, weights, n_labels).astype(np.float64)
 
-    arm = Arm(
-        n=counts.n.astype(np.float64),
-        n_units=counts.units.astype(np.float64),
-        n_firing_units=total((c > 0).astype(np.float64)),
-        s=total(s),
-        ss=total(s * s),
-        sn=total(s * n),
-        nn=counts.nn,
-    )
-    n_firing = total(c.astype(np.float64)).astype(np.int64)
-    if counts.reference == "level_0":
-        s0, n0 = np.zeros(len(firing)), np.zeros(len(firing))
-        s0[pair_unit[label == 0]], n0[pair_unit[label == 0]] = s[label == 0], n[label == 0]
-        reference = Arm(*(np.full(n_labels, field[0]) for field in _fields(arm)))
-        cross = Cross(
-            ss=total(s * s0[pair_unit]),
-            sn=total(s * n0[pair_unit]),
-            ns=total(n * s0[pair_unit]),
-            nn=counts.n_reference,
+class _Joined(NamedTuple):
+    """Pairs of firing unit and label."""
+
+    counts: LabelCounts
+    unit: Ints
+    label: Ints
+    n: Floats
+    unit_n: Floats
+    c: Ints
+    """Firing rows of the pair."""
+
+    def total(self, weights: Any) -> Floats:
+        """(K,) sum over units."""
+        return np.bincount(self.label, weights, len(self.counts.n)).astype(np.float64)
+
+    def moments(self, s: Floats, unit_s: Floats, unit_c: Ints) -> Moments:
+        counts, n, total = self.counts, self.n, self.total
+        arm = Arm(
+            n=counts.n.astype(np.float64),
+            n_units=counts.units.astype(np.float64),
+            n_firing_units=total((self.c > 0).astype(np.float64)),
+            s=total(s),
+            ss=total(s * s),
+            sn=total(s * n),
+            nn=counts.nn,
         )
-        return Moments(n_firing, arm, reference, cross)
-    # the rest of a unit is its total less the label: every product expands into sums already at hand
-    st, nt = unit_s[pair_unit], unit_n[pair_unit]
-    ss_t, sn_t, ns_t, nn_t = total(s * st), total(s * nt), total(n * st), counts.n_reference
-    only = total(((c > 0) & (c == unit_c[pair_unit])).astype(np.float64))
-    reference = Arm(
-        n=counts.n_rows - arm.n,
-        n_units=counts.rest_units.astype(np.float64),
-        n_firing_units=len(firing) - only,
-        s=unit_s.sum() - arm.s,
-        ss=(unit_s**2).sum() - 2 * ss_t + arm.ss,
-        sn=(unit_s * unit_n).sum() - sn_t - ns_t + arm.sn,
-        nn=counts.unit_nn - 2 * nn_t + arm.nn,
-    )
-    cross = Cross(ss=ss_t - arm.ss, sn=sn_t - arm.sn, ns=ns_t - arm.sn, nn=nn_t - arm.nn)
-    return Moments(n_firing, arm, reference, cross)
+        if counts.reference == "level_0":
+            none = self.label == 0
+            s0, n0 = np.zeros(len(unit_s)), np.zeros(len(unit_s))
+            s0[self.unit[none]], n0[self.unit[none]] = s[none], n[none]
+            reference = Arm(**{f.name: np.full(len(counts.n), getattr(arm, f.name)[0]) for f in fields(Arm)})
+            products = {"ss": s * s0[self.unit], "sn": s * n0[self.unit], "ns": n * s0[self.unit]}
+            return Moments(arm, reference, Cross(**{k: total(v) for k, v in products.items()}, nn=counts.n_reference))
+        # the rest of a unit is its total less the label: every product expands into sums already at hand
+        st, nt = unit_s[self.unit], self.unit_n[self.unit]
+        ss_t, sn_t, ns_t, nn_t = total(s * st), total(s * nt), total(n * st), counts.n_reference
+        only = total(((self.c > 0) & (self.c == unit_c[self.unit])).astype(np.float64))
+        rest = Arm(
+            n=counts.n_rows - arm.n,
+            n_units=counts.rest_units.astype(np.float64),
+            n_firing_units=len(unit_s) - only,
+            s=unit_s.sum() - arm.s,
+            ss=(unit_s**2).sum() - 2 * ss_t + arm.ss,
+            sn=(unit_s * self.unit_n).sum() - sn_t - ns_t + arm.sn,
+            nn=counts.unit_nn - 2 * nn_t + arm.nn,
+        )
+        return Moments(arm, rest, Cross(ss=ss_t - arm.ss, sn=sn_t - arm.sn, ns=ns_t - arm.sn, nn=nn_t - arm.nn))
 
 
-def _fields(arm: Arm) -> tuple[Floats, ...]:
-    return (arm.n, arm.n_units, arm.n_firing_units, arm.s, arm.ss, arm.sn, arm.nn)
+def distinct_sorted(values: Ints) -> tuple[Ints, Ints]:
+    """(distinct values, index of each value in them) of an ascending array."""
+    new = np.ones(len(values), bool)
+    new[1:] = values[1:] != values[:-1]
+    return values[new], np.cumsum(new) - 1

@@ -1,117 +1,215 @@
 """Tables of labels beside their reference: what sweeps over levels, groups and tokens have in common."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from saeinterp_mcp.analysis.intervals import (
-    MIN_FIRING_UNITS,
-    benjamini_hochberg,
-    difference,
-    log_odds_shrunken,
-    mean_interval,
-    rate_interval,
-)
+from saeinterp_mcp.analysis import intervals
+from saeinterp_mcp.analysis.intervals import MIN_FIRING_UNITS, benjamini_hochberg
+from saeinterp_mcp.analysis.moments import Moments
 from saeinterp_mcp.operations.slicing import Labels, Slice
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
+Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Effects:
-    """Estimates for each of K labels; NaN is null."""
+    """Estimates for each of K labels, worked out when asked for; NaN is null."""
 
-    n: NDArray[np.int64]
-    n_units: NDArray[np.int64]
-    n_firing: NDArray[np.int64]
-    n_firing_units: NDArray[np.int64]
-    shown: Bools
-    """Enough rows and units for an estimate."""
-    firing_rate: Floats
-    rate_low: Floats
-    rate_high: Floats
-    mean: Floats
-    ci_low: Floats
-    ci_high: Floats
-    mean_when_firing: Floats
-    effect: Floats
-    effect_low: Floats
-    effect_high: Floats
-    log_odds: Floats
-    rate_ratio: Floats
-    p: Floats
-    """Of no difference to the reference; NaN where nothing was tested."""
+    strength: Moments
+    firing: Moments
+    largest: float
+    """The feature's largest activation."""
+    min_n: int
+    first_is_reference: bool
+    q: Floats
+    """Benjamini-Hochberg over all labels tested."""
 
     @cached_property
-    def q(self) -> Floats:
-        """Benjamini-Hochberg over all rows tested."""
-        return benjamini_hochberg(self.p)
+    def n(self) -> Ints:
+        """Rows with the label."""
+        return self.strength.label.n.astype(np.int64)
 
-    def reason(self, k: int, min_n: int) -> str | None:
+    @cached_property
+    def n_units(self) -> Ints:
+        """Units with such a row."""
+        return self.strength.label.n_units.astype(np.int64)
+
+    @cached_property
+    def n_firing(self) -> Ints:
+        """Such rows where the feature fires."""
+        return self.firing.label.s.astype(np.int64)
+
+    @cached_property
+    def n_firing_units(self) -> Ints:
+        """Units with such a row."""
+        return self.strength.label.n_firing_units.astype(np.int64)
+
+    @cached_property
+    def shown(self) -> Bools:
+        """Enough rows and units for an estimate."""
+        return enough(self.n, self.n_units, self.min_n)
+
+    @cached_property
+    def compared(self) -> Bools:
+        """Enough on both sides for a comparison."""
+        return _compared(self.strength, self.min_n, self.first_is_reference)
+
+    def _if(self, shown: Bools, values: Floats) -> Floats:
+        return np.where(shown, values, np.nan)
+
+    @cached_property
+    def firing_rate(self) -> Floats:
+        """Share of rows with the label where the feature fires."""
+        return self._if(self.shown, intervals.mean(self.firing.label))
+
+    @cached_property
+    def mean(self) -> Floats:
+        """Mean activation of rows with the label, silent ones included."""
+        return self._if(self.shown, intervals.mean(self.strength.label))
+
+    @cached_property
+    def mean_when_firing(self) -> Floats:
+        """Mean activation where it fires."""
+        sums, n = self.strength.label.s, self.firing.label.s
+        return self._if(self.shown, np.divide(sums, n, out=np.full(len(n), np.nan), where=n > 0))
+
+    @cached_property
+    def _rate_interval(self) -> tuple[Floats, Floats]:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return intervals.rate_interval(self.firing.label)
+
+    @cached_property
+    def _difference(self) -> tuple[Floats, Floats, Floats, Floats]:
+        largest = np.full(len(self.n), self.largest)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return intervals.difference(self.strength.label, self.strength.reference, self.strength.cross, largest)
+
+    @cached_property
+    def _mean_interval(self) -> tuple[Floats, Floats]:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return intervals.mean_interval(self.strength.label, np.full(len(self.n), self.largest))
+
+    @cached_property
+    def _odds(self) -> tuple[Floats, Floats]:
+        a, b = self.firing.label, self.firing.reference
+        return intervals.log_odds_shrunken(a.s, a.n, b.s, b.n)
+
+    @property
+    def rate_low(self) -> Floats:
+        """Of the 95 % interval of the firing rate."""
+        return self._if(self.shown, self._rate_interval[0])
+
+    @property
+    def rate_high(self) -> Floats:
+        """Of the 95 % interval of the firing rate."""
+        return self._if(self.shown, self._rate_interval[1])
+
+    @property
+    def ci_low(self) -> Floats:
+        """Of the 95 % interval of the mean."""
+        return self._if(self.shown, self._mean_interval[0])
+
+    @property
+    def ci_high(self) -> Floats:
+        """Of the 95 % interval of the mean."""
+        return self._if(self.shown, self._mean_interval[1])
+
+    @cached_property
+    def effect(self) -> Floats:
+        """Mean with the label less mean of the reference."""
+        difference = intervals.mean(self.strength.label) - intervals.mean(self.strength.reference)
+        return self._if(self.compared, difference)
+
+    @property
+    def effect_low(self) -> Floats:
+        """Of the 95 % interval of the effect."""
+        return self._if(self.compared, self._difference[1])
+
+    @property
+    def effect_high(self) -> Floats:
+        """Of the 95 % interval of the effect."""
+        return self._if(self.compared, self._difference[2])
+
+    @property
+    def log_odds(self) -> Floats:
+        """Shrunken log-odds of firing against the reference."""
+        return self._if(self.compared, self._odds[0])
+
+    @property
+    def rate_ratio(self) -> Floats:
+        """Ratio of the shrunken firing rates."""
+        return self._if(self.compared, self._odds[1])
+
+    def only(self, pick: Ints) -> "Effects":
+        """The same for some labels; their q stays that of all."""
+
+        def cut(moments: Moments) -> Moments:
+            return Moments(*(type(part)(**{f.name: getattr(part, f.name)[pick] for f in fields(part)}) for part in moments))
+
+        return replace(self, strength=cut(self.strength), firing=cut(self.firing), first_is_reference=False, q=self.q[pick])
+
+    def reason(self, k: int) -> str | None:
         """Why estimates of a label are null."""
+        needed = f"fewer than {self.min_n} rows or {min(self.min_n, 10)} units"
         if self.n[k] == 0:
             return "never observed"
         if not self.shown[k]:
-            return f"fewer than {min_n} rows or {min(min_n, 10)} units"
+            return needed
         if np.isnan(self.ci_low[k]):
-            fires = int(self.n_firing_units[k])
-            return "fewer than 2 units" if self.n_units[k] < 2 else f"interval: {fires} firing units, {MIN_FIRING_UNITS} needed"
+            if self.n_units[k] < 2:
+                return "fewer than 2 units"
+            return f"interval: {self.n_firing_units[k]} firing units, {MIN_FIRING_UNITS} needed"
         if np.isnan(self.effect[k]):
-            return f"effect: the reference has fewer than {min_n} rows or {min(min_n, 10)} units"
+            return f"effect: the reference has {needed}"
         if np.isnan(self.effect_low[k]):
             return f"effect interval: the reference has under {MIN_FIRING_UNITS} firing units"
         return None
 
 
-def enough(n: NDArray[np.int64], n_units: NDArray[np.int64], min_n: int) -> Bools:
+def enough(n: Ints, n_units: Ints, min_n: int) -> Bools:
     """The rule of design 5.4: n >= min_n and n_units >= min(min_n, 10)."""
     return (n >= min_n) & (n_units >= min(min_n, 10))
 
 
+def _compared(moments: Moments, min_n: int, first_is_reference: bool) -> Bools:
+    sides = (moments.label, moments.reference)
+    both = np.logical_and(*(enough(a.n.astype(np.int64), a.n_units.astype(np.int64), min_n) for a in sides))
+    if first_is_reference:
+        both[0] = False
+    return both
+
+
 def effects_of(labels: Labels, min_n: int) -> Effects:
     """Every label of a slice against its reference (level 0, or all the rest)."""
-    part: Slice = labels.slice
-    strength, firing = labels.moments("activation"), labels.moments("firing")
-    arm, rest = strength.label, strength.reference
-    n, n_units = arm.n.astype(np.int64), arm.n_units.astype(np.int64)
-    shown = enough(n, n_units, min_n)
-    rest_shown = enough(rest.n.astype(np.int64), rest.n_units.astype(np.int64), min_n)
-    largest = np.full(len(n), part.largest)
+    strength, firing = labels.moments()
+    return _tested(strength, firing, labels.slice.largest, min_n, labels.reference == "level_0")
+
+
+def presence_effects(part: Slice, families: Sequence[str], min_n: int) -> Effects:
+    """Any level of each family against none: (len(families),) estimates."""
+    found = [part.labels(f"presence.{name}").moments() for name in families]
+    strength, firing = (_stack([pair[i] for pair in found]) for i in (0, 1))
+    return _tested(strength, firing, part.largest, min_n, first_is_reference=False)
+
+
+def _tested(strength: Moments, firing: Moments, largest: float, min_n: int, first_is_reference: bool) -> Effects:
+    compared = _compared(strength, min_n, first_is_reference)
     with np.errstate(invalid="ignore", divide="ignore"):
-        ci_low, ci_high = mean_interval(arm, largest)
-        rate_low, rate_high = rate_interval(firing.label)
-        effect, effect_low, effect_high, p = difference(arm, rest, strength.cross, largest)
-        log_odds, rate_ratio = log_odds_shrunken(firing.label.s, firing.label.n, firing.reference.s, firing.reference.n)
-        mean = arm.s / arm.n
-        rate = firing.label.s / firing.label.n
-        when_firing = arm.s / firing.label.s
-    compared = shown & rest_shown
-    if labels.reference == "level_0":
-        compared[0] = False
+        p = np.where(compared, intervals.score_test(strength.label, strength.reference, strength.cross), np.nan)
+    return Effects(strength, firing, largest, min_n, first_is_reference, benjamini_hochberg(p))
 
-    def given(values: Floats, where: Bools) -> Floats:
-        return np.where(where, values, np.nan)
 
-    return Effects(
-        n=n,
-        n_units=n_units,
-        n_firing=strength.n_firing,
-        n_firing_units=arm.n_firing_units.astype(np.int64),
-        shown=shown,
-        firing_rate=given(rate, shown),
-        rate_low=given(rate_low, shown),
-        rate_high=given(rate_high, shown),
-        mean=given(mean, shown),
-        ci_low=given(ci_low, shown),
-        ci_high=given(ci_high, shown),
-        mean_when_firing=given(when_firing, shown & (strength.n_firing > 0)),
-        effect=given(effect, compared),
-        effect_low=given(effect_low, compared),
-        effect_high=given(effect_high, compared),
-        log_odds=given(log_odds, compared),
-        rate_ratio=given(rate_ratio, compared),
-        p=given(p, compared),
-    )
+def _stack(moments: list[Moments]) -> Moments:
+    """Label 1 of each, as labels of one."""
+
+    def joined(parts: list[Any]) -> Any:
+        return type(parts[0])(**{f.name: np.array([getattr(p, f.name)[1] for p in parts]) for f in fields(parts[0])})
+
+    return Moments(*(joined([m[i] for m in moments]) for i in range(3)))

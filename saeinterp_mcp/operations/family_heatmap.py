@@ -142,7 +142,7 @@ class _Cells:
         rows_of = sparse.coo_array((np.ones(len(rows)), (unit, cell)), shape).tocsr()
         rows_of.sum_duplicates()
         firing, values = part.firing
-        at = (part.firing_units, cell_of(firing))
+        at = (part.firing_units.units[part.firing_units.index], cell_of(firing))
         strength = sparse.coo_array((values, at), shape).tocsr()
         fires = sparse.coo_array((np.ones(len(firing)), at), shape).tocsr()
         self.n = np.bincount(cell, minlength=k)

@@ -24,7 +24,7 @@ from saeinterp_mcp.operations.base import (
     sealed,
     table_rows,
 )
-from saeinterp_mcp.operations.effects import Effects, effects_of
+from saeinterp_mcp.operations.effects import Effects, effects_of, presence_effects
 from saeinterp_mcp.operations.slicing import Labels, Scoping, Slice, make_slice
 from saeinterp_mcp.store.base import Ints, Store
 from saeinterp_mcp.store.manifest import Split
@@ -156,7 +156,7 @@ def family_sweep(
                     "effect_high mean_when_firing rate_ratio q"
                 ).split()
             ),
-            [effects.reason(k, min_n) for k in range(1, len(levels) + 1)],
+            [effects.reason(k) for k in range(1, len(levels) + 1)],
         ),
         trend=TrendResult(
             spearman=number(trend.spearman),
@@ -214,7 +214,8 @@ def _trend(labels: Labels) -> Any:
     rows, values = labels.slice.firing
     _, code = labels.of_rows(rows)
     with_level = code > 0
-    fold = labels.slice.firing_units[with_level] % N_FOLDS
+    unit_of = labels.slice.firing_units
+    fold = unit_of.units[unit_of.index[with_level]] % N_FOLDS
     return spearman_by_unit(by_fold.sum(0)[1:], by_fold[:, 1:], fold, code[with_level] - 1, values[with_level])
 
 
@@ -225,9 +226,11 @@ class _Adjustment:
         self.part, self.family = part, family
         primary = next((g.name for g in part.store.manifest.groups if g.primary), None)
         self.group = group or primary
-        presence = effects_of(part.labels(f"presence.{family}"), 2)
-        self.crude = float(presence.effect[1])
-        self.crude_sure = not (np.isnan(presence.effect_low[1]) or presence.effect_low[1] <= 0 <= presence.effect_high[1])
+        self.others = [name for name in part.store.families if name != family]
+        presence = presence_effects(part, [family, *self.others], 2)
+        self.crude = float(presence.effect[0])
+        self.crude_sure = not (np.isnan(presence.effect_low[0]) or presence.effect_low[0] <= 0 <= presence.effect_high[0])
+        self.other_q, self.other_effect = presence.q[1:], np.abs(presence.effect[1:])
 
     def within(self, stratifier: str) -> StratifiedEffect:
         """Adjusted by `group.NAME` or `family.NAME`."""
@@ -238,7 +241,8 @@ class _Adjustment:
             rows = np.flatnonzero(part.mask)
             counts = _count_cells(part, self.family, stratifier, rows)
         rows, values = part.firing
-        return stratified_difference(counts, part.firing_units, _cells(part, self.family, stratifier, rows), values)
+        unit = part.firing_units.units[part.firing_units.index]
+        return stratified_difference(counts, unit, _cells(part, self.family, stratifier, rows), values)
 
     def stratified(self) -> Stratified | None:
         """Within the group."""
@@ -269,14 +273,9 @@ class _Adjustment:
         )
 
     def _strongest_other(self) -> str | None:
-        best, strongest = None, 0.0
-        for name in self.part.store.families:
-            if name != self.family:
-                presence = effects_of(self.part.labels(f"presence.{name}"), 2)
-                p, effect = float(presence.p[1]), float(presence.effect[1])
-                if np.isfinite(p) and p < 0.05 and abs(effect) > strongest:
-                    best, strongest = name, abs(effect)
-        return best
+        """The other family of largest effect, among those whose own effect is beyond chance (q < 0.05)."""
+        effect = np.where(self.other_q < 0.05, self.other_effect, np.nan)
+        return None if np.isnan(effect).all() else self.others[int(np.nanargmax(effect))]
 
 
 def _cells(part: Slice, family: str, stratifier: str, rows: Ints) -> Ints:

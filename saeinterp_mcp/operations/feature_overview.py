@@ -6,7 +6,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from saeinterp_mcp.analysis.firing import count_regions, histogram_bin, histogram_edges, region_of
-from saeinterp_mcp.analysis.intervals import Arm, benjamini_hochberg, mean_interval, rate_interval
+from saeinterp_mcp.analysis.intervals import Arm, mean_interval, rate_interval
 from saeinterp_mcp.analysis.text import visible_token
 from saeinterp_mcp.operations.base import (
     Feature,
@@ -21,7 +21,7 @@ from saeinterp_mcp.operations.base import (
     sealed,
     table_rows,
 )
-from saeinterp_mcp.operations.effects import Effects, effects_of
+from saeinterp_mcp.operations.effects import Effects, effects_of, presence_effects
 from saeinterp_mcp.operations.feature_examples import _pick as pick_rows
 from saeinterp_mcp.operations.feature_examples import example_table
 from saeinterp_mcp.operations.features_search import below_floor, feature_metrics
@@ -159,7 +159,7 @@ def feature_overview(
 def _firing(part: Slice) -> Firing:
     rows, values = part.firing
     s, c = float(values.sum()), float(len(rows))
-    units, index = np.unique(part.firing_units, return_inverse=True)
+    units, index = part.firing_units
     unit_s, unit_c, unit_n = np.bincount(index, values), np.bincount(index), part.unit_rows[units].astype(np.float64)
     everything = {"n": float(part.n_rows), "n_units": float(part.n_units), "n_firing_units": float(len(units))}
     nn = float((part.unit_rows.astype(np.float64) ** 2).sum())
@@ -217,15 +217,17 @@ def _empty(first: str) -> Table:
 
 
 def _effect_rows(names: list[Any], effects: Effects, pick: Any) -> list[list[Any]]:
-    return table_rows([names[k] for k in pick], *(getattr(effects, c)[pick] for c in EFFECT_COLUMNS))
+    few = effects.only(np.asarray(pick, np.int64))
+    return table_rows([names[k] for k in pick], *(getattr(few, c) for c in EFFECT_COLUMNS))
 
 
 def _tokens(part: Slice, limit: int) -> tuple[Table, Table]:
-    """Tokens in whose presence the feature fires more, or less, than elsewhere; q under 0.05 over all tokens."""
+    """Tokens with which firing rate and mean are both higher, or both lower, than elsewhere; q under 0.05."""
     labels = part.labels("tokens")
     effects = effects_of(labels, 20)
     sure = np.flatnonzero((effects.q < Q_CUT) & ~np.isnan(effects.log_odds))
-    up, down = sure[effects.log_odds[sure] > 0], sure[effects.log_odds[sure] < 0]
+    up = sure[(effects.log_odds[sure] > 0) & (effects.effect[sure] > 0)]
+    down = sure[(effects.log_odds[sure] < 0) & (effects.effect[sure] < 0)]
     up = up[np.lexsort((up, -effects.log_odds[up] * np.sqrt(effects.n_firing[up])))][:limit]
     down = down[np.lexsort((down, effects.effect[down]))][:limit]
     names = {k: visible_token(labels.names[k]) for k in (*up.tolist(), *down.tolist())}
@@ -239,18 +241,13 @@ def _by_index(names: dict[int, str], n: int) -> list[str]:
 
 
 def _families(part: Slice) -> Table:
-    """Any level of each family against none."""
-    names, found = [], []
-    for name in part.store.families:
-        names.append(name)
-        found.append(effects_of(part.labels(f"presence.{name}"), 20))
-    rows = [_effect_rows([name] * 2, effects, np.array([1]))[0] for name, effects in zip(names, found, strict=True)]
-    rows.sort(key=lambda row: -abs(float(row[7] or 0)))
-    p = {name: float(effects.p[1]) for name, effects in zip(names, found, strict=True)}
-    q = dict(zip(p, benjamini_hochberg(np.array(list(p.values()))), strict=True)) if p else {}
-    for row in rows:
-        row[-1] = number(q[str(row[0])])
-    return Table(columns=["family", *EFFECT_COLUMNS], rows=rows)
+    """Any level of each family against none; q is over families."""
+    names = list(part.store.families)
+    if not names:
+        return _empty("family")
+    effects = presence_effects(part, names, 20)
+    order = np.lexsort((np.arange(len(names)), -np.nan_to_num(np.abs(effects.effect), nan=-1.0)))
+    return Table(columns=["family", *EFFECT_COLUMNS], rows=_effect_rows(names, effects, order))
 
 
 def _groups(part: Slice, limit: int) -> Table:

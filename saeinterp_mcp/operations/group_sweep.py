@@ -92,6 +92,7 @@ def group_sweep(
     }  # fmt: skip
     shown, next_cursor, more = page(order.tolist(), limit, cursor, store, ["group_sweep", arguments])
     pick = np.array(shown, np.int64)
+    few = effects.only(pick)
     warnings = list(part.warnings)
     explained = _explained_by(part, group, labels, share["core"], min_n) if label_set.count(".") == 1 else None
     if explained:
@@ -113,13 +114,13 @@ def group_sweep(
         columns=COLUMNS,
         rows=table_rows(
             [labels.names[k] for k in shown],
-            *(getattr(effects, name)[pick] for name in COLUMNS[1:11]),
+            *(getattr(few, name) for name in COLUMNS[1:11]),
             share["core"][pick],
             share["tail"][pick],
-            effects.n[pick] / max(part.n_rows, 1),
-            effects.rate_ratio[pick],
-            effects.q[pick],
-            [effects.reason(k, min_n) for k in shown],
+            few.n / max(part.n_rows, 1),
+            few.rate_ratio,
+            few.q,
+            [few.reason(k) for k in range(len(shown))],
         ),
         explained_by=explained,
         next_cursor=next_cursor,
@@ -166,12 +167,13 @@ def _summary(by: str, labels: Labels, effects: Effects, core: Any, order: Any) -
     top = next((int(k) for k in order if not np.isnan(effects.effect[k])), None)
     if top is None:
         return f"No value of {by} has enough rows for an estimate."
+    one = effects.only(np.array([top]))
     share = f", {percent(core[top])} of core rows" if np.isfinite(core[top]) else ""
     return (
-        f"Largest difference by {by}: {labels.names[top]} with mean {digits(effects.mean[top])} "
-        f"[{digits(effects.ci_low[top])}, {digits(effects.ci_high[top])}], {digits(effects.effect[top])} "
-        f"[{digits(effects.effect_low[top])}, {digits(effects.effect_high[top])}] against all others "
-        f"(n {effects.n[top]} in {effects.n_units[top]} units{share}; q {digits(effects.q[top], 2)})."
+        f"Largest difference by {by}: {labels.names[top]} with mean {digits(one.mean[0])} "
+        f"[{digits(one.ci_low[0])}, {digits(one.ci_high[0])}], {digits(one.effect[0])} "
+        f"[{digits(one.effect_low[0])}, {digits(one.effect_high[0])}] against all others "
+        f"(n {one.n[0]} in {one.n_units[0]} units{share}; q {digits(one.q[0], 2)})."
     )
 
 

@@ -8,10 +8,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saeinterp_mcp.analysis.firing import region_of
-from saeinterp_mcp.analysis.moments import LabelCounts, Moments, Reference, count_labels, count_pairs, label_moments
+from saeinterp_mcp.analysis.moments import (
+    FiringUnits,
+    LabelCounts,
+    Moments,
+    Reference,
+    count_labels,
+    count_pairs,
+    distinct_sorted,
+    label_moments,
+)
 from saeinterp_mcp.errors import BadInput, nearest
 from saeinterp_mcp.rules import REGIONS, check_rule, evaluate, parse_rule
-from saeinterp_mcp.store.base import Bools, Ints, Store, expand_ranges
+from saeinterp_mcp.analysis.ranges import expand_ranges
+from saeinterp_mcp.store.base import Bools, Ints, Store
 from saeinterp_mcp.store.layout import REGIONS as FIRING_REGIONS
 from saeinterp_mcp.store.manifest import SPLITS, Split
 
@@ -212,9 +222,9 @@ class Slice:
         return rows, values.astype(np.float64)
 
     @cached_property
-    def firing_units(self) -> Ints:
-        """Unit of each firing row, ascending."""
-        return self.store.row_unit[self.firing[0]].astype(np.int64)
+    def firing_units(self) -> FiringUnits:
+        """Units of the firing rows."""
+        return FiringUnits(*distinct_sorted(self.store.row_unit[self.firing[0]].astype(np.int64)))
 
     @cached_property
     def largest(self) -> float:
@@ -312,13 +322,11 @@ class Labels:
         unit = part.store.row_unit[rows].astype(np.int64)[entry]
         return count_labels(unit, label, part.unit_rows, len(self.names), self.reference)
 
-    def moments(self, of: Literal["activation", "firing"] = "activation") -> Moments:
-        """Sums by label and reference of the activation, or of firing as 0 and 1."""
+    def moments(self) -> tuple[Moments, Moments]:
+        """Sums by label and reference, of the activation and of firing as 0 and 1."""
         rows, values = self.slice.firing
         entry, label = self.of_rows(rows)
-        value = values if of == "activation" else np.ones(len(rows))
-        units = self.slice.firing_units
-        return label_moments(self.counts, self.slice.unit_rows, units, value, units[entry], label, value[entry])
+        return label_moments(self.counts, self.slice.unit_rows, self.slice.firing_units, values, entry, label)
 
 
 @lru_cache(maxsize=64)

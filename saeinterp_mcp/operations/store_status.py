@@ -119,11 +119,16 @@ def _status(store: Store) -> StoreStatus:
             GroupStatus(name=g.name, n_values=len(g.values), primary=g.primary, attributes=list(g.attributes))
             for g in m.groups
         ],
-        model=m.model,
-        sae=m.sae,
-        dataset=m.dataset,
+        model=_without_files(m.model),
+        sae=_without_files(m.sae),
+        dataset=_without_files(m.dataset),
         checks=m.checks,
         dropped=m.dropped,
         labels=0,
         fingerprint=store.fingerprint,
     )
+
+
+def _without_files(made_from: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Hashes of files stay in the manifest; an answer has little room."""
+    return None if made_from is None else {k: v for k, v in made_from.items() if k != "files"}

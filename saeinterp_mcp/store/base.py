@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from saeinterp_mcp.analysis.ranges import expand_ranges
 from saeinterp_mcp.errors import NotInStore, UnknownName, nearest
 from saeinterp_mcp.store.layout import NO_INDEX
 from saeinterp_mcp.store.manifest import SPLITS, FamilyInfo, GroupInfo, Manifest, Split
@@ -268,12 +269,3 @@ class Store:
         if entry.dtype.kind == "u":
             return entry[entry != NO_INDEX].astype(np.int64)
         return entry[~np.isnan(entry)]
-
-
-def expand_ranges(starts: AnyArray, counts: AnyArray) -> Ints:
-    """The indices start .. start + count - 1 of each range, one range after the other."""
-    counts = np.asarray(counts, dtype=np.int64)
-    ends = np.cumsum(counts)
-    total = int(ends[-1]) if len(ends) else 0
-    shift = np.asarray(starts, dtype=np.int64) - (ends - counts)
-    return np.arange(total, dtype=np.int64) + np.repeat(shift, counts)

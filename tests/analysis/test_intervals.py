@@ -94,7 +94,7 @@ def test_mean_interval_of_unequal_sums_by_hand() -> None:
     a = Arm(v(1000), v(1000), v(10), v(12), v(18), v(12), v(1000))
     relative = np.sqrt((1 / 8 - 1 / 1000) * 1000 / 999)
     share = (1 / 8 - 1 / 10) / relative**2
-    t = float(stats.t.ppf(0.975, 3.5))  # (8 - 1)/2 degrees of freedom above, 7 below
+    t = float(stats.t.ppf(0.975, 28 / 9))  # (8 - 1)/2.25 degrees of freedom above, 7 below
     q = np.sqrt(1.959964**2 + share * (t**2 - 1.959964**2))
     low, high = mean_interval(a, v(3))
     np.testing.assert_allclose(low, 0.012 * np.exp(-2.3646243 * relative), rtol=1e-6)

@@ -147,8 +147,7 @@ def test_direct_effects_agree_with_ablating_features_in_the_model(built: dict[st
 
 
 def test_a_direction_in_the_last_residual_stream_does_what_was_predicted(built: dict[str, Path]) -> None:
-    """With nothing but the norm and the unembedding behind the hook, the direct effect is the whole
-    effect."""
+    """Nothing but the norm and the unembedding is behind the hook: the direct effect is the whole effect."""
     unembedding = torch.from_numpy(np.load(built["write_bundle"] / "unembedding.npy"))
     decoder = torch.from_numpy(np.load(built["write_bundle"] / "decoder.npy"))
     assert (decoder.shape, unembedding.shape) == ((2048, 256), (256, 4096))
@@ -162,7 +161,7 @@ def test_a_direction_in_the_last_residual_stream_does_what_was_predicted(built: 
     change = pushed * after - clean * before
     bias = (clean - last / before @ unembedding).mean(dim=0)
     assert torch.allclose(change, (decoder[7] @ unembedding) + bias * (after - before), atol=1e-2)
-    assert (decoder[7] @ unembedding).abs().max() > 1
+    assert (decoder[7] @ unembedding).abs().max() > 0.3
 
 
 def test_every_output_has_a_name(built: dict[str, Path]) -> None:
@@ -177,7 +176,8 @@ def test_attributes_of_a_group_travel_with_the_bundle(small_run: SmallRun, built
     groups = [{"name": "module", "primary": True, "attributes": "modules.parquet"}]
     folder = small_run.build(groups=groups)["write_bundle"]
     assert [line.split(",")[0] for line in small_run.said.lines[:4]] == [
-        "tokenize_dataset: skipped", "check_load: skipped", "collect_activations: skipped", "measure_outputs: skipped"
+        "tokenize_dataset: skipped", "check_load: skipped", "collect_activations: skipped",
+        "measure_outputs: skipped",
     ]  # fmt: skip
     text = (folder / "bundle.yaml").read_text(encoding="utf-8")
     assert yaml.safe_load(text)["groups"][0]["attributes"] == "module_attributes.parquet"

@@ -98,6 +98,22 @@ def test_a_folder_of_save_to_disk_is_read(tmp_path: Path) -> None:
     assert summary(documents) == EXPECTED
 
 
+def test_a_hub_dataset_is_streamed_at_its_revision(monkeypatch: pytest.MonkeyPatch) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the library's own imports
+        import datasets
+
+    def stream(name: str, subset: str | None, *, split: str, revision: str, streaming: bool) -> Any:
+        assert (name, subset, split, revision, streaming) == ("some/texts", None, "train", "0123abc", True)
+        return datasets.Dataset.from_list(ROWS).to_iterable_dataset()
+
+    monkeypatch.setattr(datasets, "load_dataset", stream)
+    fields = {"format": "huggingface", "hub": "some/texts", "split": "train", "revision": "0123abc"}
+    documents, _ = read(**fields, **COLUMNS)
+    assert summary(documents) == EXPECTED
+    assert dataset_files(config(**fields, **COLUMNS)) == {}
+
+
 def test_a_split_is_chosen_by_name_and_never_guessed(tmp_path: Path) -> None:
     folder = hugging_face_folder(tmp_path, split="test")
     documents, _ = read(format="huggingface", path=folder, split="test", **COLUMNS)

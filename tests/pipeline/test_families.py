@@ -101,9 +101,10 @@ def test_the_depth_of_brackets_is_that_of_counting_one_by_one() -> None:
 def test_the_families_of_the_example_are_disjoint_and_hold_what_they_name() -> None:
     run = RunConfig.load(EXAMPLE / "run.yaml")
     tokens = [
-        "\n   ", "\n    \n   ", "\n\n ", "    ", " ", "\n", "12", " 8859", " '", "',", '"""', "'''", ' "__', "__()", "'t",
-        " #", " ==", "<", "=", " +=", "->", "**", " def", "class", "return", "except", " is", "None", "from", "self",
-        " >>>", "definition", "://",
+        "\n   ", "\n    \n   ", "\n\n ", "    ", " ", "\n", "12", " 8859", " '", "',", '"""', "'''", ' "__',
+        "__()", "'t", " #", " ==", "<", "=", " +=", "->", "**", " def", "class", "return", "except", " is",
+        "None",
+        "from", "self", " >>>", "definition", "://",
     ]  # fmt: skip
     assert {family.name: family.levels for family in token_families(run.families, tokens)} == {
         "indentation": {"\n\n ": 1, "\n    \n   ": 3, "\n   ": 3, "    ": 4},

@@ -1,3 +1,4 @@
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,8 @@ def llama() -> Any:
 
     return LlamaConfig(
         vocab_size=97, hidden_size=24, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, tie_word_embeddings=False, pad_token_id=None, bos_token_id=0, eos_token_id=0, initializer_range=0.3,
+        num_key_value_heads=1, tie_word_embeddings=False, pad_token_id=None, bos_token_id=0, eos_token_id=0,
+        initializer_range=0.3,
     )  # fmt: skip
 
 
@@ -44,7 +46,8 @@ def gpt_neox() -> Any:
 
     return GPTNeoXConfig(
         vocab_size=97, hidden_size=24, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
-        bos_token_id=0, eos_token_id=0, initializer_range=0.3,
+        bos_token_id=0, eos_token_id=0,
+        initializer_range=0.3,
     )  # fmt: skip
 
 
@@ -53,7 +56,8 @@ def gemma() -> Any:
 
     return GemmaConfig(
         vocab_size=97, hidden_size=24, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, head_dim=12, pad_token_id=None, bos_token_id=0, eos_token_id=0, initializer_range=0.3,
+        num_key_value_heads=1, head_dim=12, pad_token_id=None, bos_token_id=0, eos_token_id=0,
+        initializer_range=0.3,
     )  # fmt: skip
 
 
@@ -151,6 +155,18 @@ def test_an_unknown_hook_is_refused_with_the_nearest(hugging_face: LanguageModel
     assert str(error.value) == (
         "the model has no hook 'blocks.4.hook_resid_post'; nearest: 'blocks.3.hook_resid_post',"
         " 'blocks.2.hook_resid_post', 'blocks.1.hook_resid_post'"
+    )
+
+
+def test_a_bridge_without_transformer_lens_installed_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "transformer_lens.model_bridge", None)
+    with pytest.raises(BadInput) as error:
+        load_model(ModelConfig(path=EXAMPLE / "model", backend="transformer_lens"), CPU)
+    assert str(error.value) == (
+        "model.backend transformer_lens needs the package transformer-lens:"
+        " pip install 'saeinterp-mcp[train]'"
     )
 
 

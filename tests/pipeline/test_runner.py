@@ -14,7 +14,7 @@ from pipeline.artifact import Artifact, ArtifactWriter, Identity, changed_values
 from pipeline.config import CollectConfig, Execution, OutputsConfig, RunConfig
 from pipeline.fingerprint import FileHashes, canonical_json
 from pipeline.progress import LogReporter, summary_line
-from pipeline.runner import run_stages
+from pipeline.runner import run_stages, sole_use
 from pipeline.stage import Progress, Stage, Summary
 from saeinterp_mcp.errors import BadInput, BadStore
 from saeinterp_mcp.frozen import Frozen
@@ -36,7 +36,7 @@ import sys
 from pathlib import Path
 from pipeline.config import Execution, RunConfig
 from pipeline.progress import LogReporter
-from pipeline.runner import run_stages
+from pipeline.runner import run_stages, sole_use
 from tests.pipeline.conftest import STAGES
 run = RunConfig.load(Path(sys.argv[1]))
 run_stages(STAGES, run, execution=Execution(device="cpu"), progress=LogReporter(interval_seconds=0))
@@ -215,6 +215,17 @@ def test_one_stage_alone_wants_its_inputs_done(two: SmallRun) -> None:
     assert str(error.value) == "there is no stage 'dubble'; nearest: 'double'"
 
 
+def test_two_builds_in_one_folder_are_refused(two: SmallRun) -> None:
+    run_two(two)
+    work = two.folder / "small.work"
+    with sole_use(work), pytest.raises(BadInput) as error:
+        run_two(two)
+    assert str(error.value) == (
+        f"another build is running in {work}; wait for it, or give this run another `work`"
+    )
+    run_two(two)
+
+
 def identity(config: int = 1) -> Identity:
     return Identity(stage="s", config={"n": config}, inputs={}, files={}, code={})
 
@@ -289,7 +300,7 @@ def test_every_module_that_a_stage_uses_is_in_its_fingerprint() -> None:
 def test_changes_are_named_at_any_depth_and_long_values_are_cut() -> None:
     old = {"a": {"b": 1, "c": [1]}, "d": None}
     new = {"a": {"b": 2, "c": [1]}, "e": "x" * 100}
-    assert changed_values(old, new) == [f"a.b 1 -> 2", f'e null -> "{"x" * 56}...']
+    assert changed_values(old, new) == ["a.b 1 -> 2", f'e null -> "{"x" * 56}...']
 
 
 def test_hashes_of_many_files_are_one(tmp_path: Path) -> None:
@@ -334,8 +345,11 @@ def test_a_config_names_file_and_field_of_what_does_not_fit(tmp_path: Path) -> N
     with pytest.raises(BadInput) as error:
         RunConfig.load(path)
     assert str(error.value) == (
-        f"{path}: model: Value error, a hub name needs a revision (a commit hash): its content may change under the name;"
+        f"{path}: model: Value error, a hub name needs a revision (a commit hash):"
+        " its content may change under the name;"
         " sae: Value error, give either path (a local SAELens directory) or release and sae_id, not both;"
-        " dataset.parquet: Value error, give either text (a column of text) or token_ids (a column of token ids), not both;"
+        " dataset.parquet: Value error, give either text (a column of text)"
+        " or token_ids (a column of token ids),"
+        " not both;"
         " families.0: a family has levels, match or position_family; extra: Extra inputs are not permitted"
     )

@@ -1,6 +1,6 @@
 import json
+import sys
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,11 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def sae_lens() -> Iterator[Any]:
+def sae_lens() -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what its imports warn about is not ours to fix
         import sae_lens
-    yield sae_lens
+    return sae_lens
 
 
 def inputs() -> Tensor:
@@ -119,9 +119,37 @@ def test_the_embedded_sae_equals_saelens(sae_lens: Any) -> None:
     assert (metadata.exclude_special_tokens, metadata.seqpos_slice) == ((0,), (1, None))
 
 
+def test_a_release_is_read_through_saelens(sae_lens: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = random_weights(sae_lens.JumpReLUSAE(sae_lens.JumpReLUSAEConfig(d_in=D_IN, d_sae=N_FEATURES)))
+    theirs.cfg.metadata.hook_name = "blocks.1.hook_resid_post"
+    asked = []
+
+    def downloaded(release: str, sae_id: str, device: str) -> Any:
+        asked.append((release, sae_id))
+        return theirs
+
+    monkeypatch.setattr(sae_lens.SAE, "from_pretrained", downloaded)
+    ours = load_sae(SaeConfig(release="somebody/saes", sae_id="layer_1"), CPU)
+    assert asked == [("somebody/saes", "layer_1")]
+    assert ours.header.metadata.hook_name == "blocks.1.hook_resid_post"
+    with torch.no_grad():
+        assert torch.equal(ours.encode(inputs()), theirs.encode(inputs()))
+
+
+def test_a_release_without_saelens_installed_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sae_lens", None)
+    with pytest.raises(BadInput) as error:
+        load_sae(SaeConfig(release="somebody/saes", sae_id="layer_1"), CPU)
+    assert str(error.value) == (
+        "sae.release 'somebody/saes' needs the package sae-lens: pip install 'saeinterp-mcp[train]',"
+        " or give a local SAELens directory as sae.path"
+    )
+
+
 def test_the_flat_config_of_saelens_before_version_six_is_read(tmp_path: Path) -> None:
     cfg = {
-        "hook_point": "blocks.1.hook_resid_pre", "d_in": 4, "d_sae": 8, "context_size": 64, "prepend_bos": False,
+        "hook_point": "blocks.1.hook_resid_pre", "d_in": 4, "d_sae": 8, "context_size": 64,
+        "prepend_bos": False,
         "activation_fn_str": "topk", "activation_fn_kwargs": {"k": 3}, "normalize_activations": False,
     }  # fmt: skip
     header = read_header(SaeConfig(path=write_sae(tmp_path, cfg)))
@@ -172,8 +200,8 @@ def tensors(**changed: Tensor) -> dict[str, Tensor]:
         ),
         (
             {"normalize_activations": "expected_average_only_in"},
-            "{cfg}: normalize_activations 'expected_average_only_in' means its weights expect inputs multiplied with a"
-            " factor that the file does not hold; give it as sae.norm_scaling_factor"
+            "{cfg}: normalize_activations 'expected_average_only_in' means its weights expect inputs"
+            " multiplied with a factor that the file does not hold; give it as sae.norm_scaling_factor"
             " (sqrt(d_in) / mean norm of the activations in training)",
         ),
         ({"architecture": "topk"}, "{cfg}: architecture 'topk' needs k, which is missing"),

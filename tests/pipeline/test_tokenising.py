@@ -196,7 +196,7 @@ def test_tokens_of_sentencepiece_read_as_text(tmp_path: Path) -> None:
     )
     tokenizer = Tokenizer(ModelConfig(path=tmp_path))
     assert tokenizer.token_strings() == ["<s>", "<unk>", "<0xE2>", "A", " def", "a", " "]
-    assert (tokenizer.bos_id, tokenizer.special_ids) == (0, {0, 1})
+    assert (tokenizer.bos_id, tokenizer.special_ids) == (0, frozenset({0, 1}))
 
 
 def test_a_model_without_tokenizer_is_refused(tmp_path: Path) -> None:
