@@ -6,13 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from saeinterp_mcp.analysis.sampling import rng
+from saeinterp_mcp.analysis.sampling import random_pairs
 from saeinterp_mcp.store.base import Store
 from saeinterp_mcp.store.layout import N_RANDOM_QUANTILES, NEIGHBOURS, NO_INDEX
 from saeinterp_mcp.store.zarr_store import ZarrWriter
 
 BLOCK = 1024
-N_RANDOM_PAIRS = 50_000
 
 
 def find_neighbours(
@@ -61,10 +60,8 @@ def _write(
 ) -> None:
     features = np.full((n_features, NEIGHBOURS), NO_INDEX, np.uint32)
     scores = np.full((n_features, NEIGHBOURS), np.nan, np.float32)
-    generator = rng(seed, "random pairs", by)
-    first_of_pair = np.sort(generator.integers(0, n_features, N_RANDOM_PAIRS))
-    second_of_pair = (first_of_pair + 1 + generator.integers(0, max(1, n_features - 1), N_RANDOM_PAIRS)) % n_features
-    random = np.zeros(N_RANDOM_PAIRS)
+    first_of_pair, second_of_pair = random_pairs(n_features, seed, by)
+    random = np.zeros(len(first_of_pair))
     k = min(NEIGHBOURS, n_features - 1)
     for first in range(0, n_features, BLOCK):
         stop = min(first + BLOCK, n_features)

@@ -49,3 +49,13 @@ def seeded_hash(rows: NDArray[np.int64], seed: int, *names: object) -> NDArray[n
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return np.asarray(z ^ (z >> np.uint64(31)))
+
+
+N_RANDOM_PAIRS = 50_000
+
+
+def random_pairs(n: int, seed: int, *names: object) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """50,000 pairs of different indices below n, the first ones ascending; what a score is compared with."""
+    generator = rng(seed, "random pairs", *names)
+    first = np.sort(generator.integers(0, n, N_RANDOM_PAIRS))
+    return first, (first + 1 + generator.integers(0, max(1, n - 1), N_RANDOM_PAIRS)) % n

@@ -13,12 +13,13 @@ import polars as pl
 from numpy.typing import NDArray
 
 from saeinterp_mcp.analysis.examples import from_core, spread_over_quantiles, token_log_odds
-from saeinterp_mcp.analysis.sampling import one_per_unit, rng, seeded_hash, uniform_silent
+from saeinterp_mcp.analysis.sampling import one_per_unit, random_pairs, rng, seeded_hash, uniform_silent
 from saeinterp_mcp.analysis.splits import content_unit, in_explain, unit_hash
 from saeinterp_mcp.store.base import AnyArray, Backend, Store
 from saeinterp_mcp.store.layout import (
     EXAMPLES,
     HISTOGRAM_BINS,
+    N_RANDOM_QUANTILES,
     NEIGHBOURS,
     NO_INDEX,
     OUTPUTS,
@@ -376,7 +377,8 @@ class _Truth:
             others = sorted((b for b in range(n) if b != a), key=lambda b: (-scores[a, b], b))[:NEIGHBOURS]  # noqa: B023
             features[a, : len(others)], values[a, : len(others)] = others, scores[a, others]
         self.arrays[f"neighbours/{by}/features"], self.arrays[f"neighbours/{by}/scores"] = features, values
-        self.arrays[f"neighbours/{by}/random"] = np.zeros(1001, np.float32)
+        pairs = np.zeros(1) if n == 1 else scores[random_pairs(n, self.seed, by)]
+        self.arrays[f"neighbours/{by}/random"] = np.quantile(pairs, np.linspace(0, 1, N_RANDOM_QUANTILES)).astype(np.float32)
 
     def _vocabulary(self) -> None:
         held = [{t for s, _, tokens in self.rows if s == i for t in tokens} for i in range(len(self.samples))]

@@ -353,3 +353,9 @@ def test_a_config_names_file_and_field_of_what_does_not_fit(tmp_path: Path) -> N
         " not both;"
         " families.0: a family has levels, match or position_family; extra: Extra inputs are not permitted"
     )
+
+
+def test_naming_the_stages_does_not_load_torch() -> None:
+    """A plain install has no torch, and imports bundles all the same."""
+    check = "import sys, pipeline.stages, pipeline.runner; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", check], check=True, cwd=ROOT)
