@@ -11,7 +11,9 @@ import typer
 from saeinterp_mcp.errors import BadInput, BadStore, SaeInterpError, nearest
 
 app = typer.Typer(
-    no_args_is_help=True, pretty_exceptions_enable=False, help="Make, check and look at stores of SAE activations."
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Make, check and look at stores of SAE activations.",
 )
 IMPORTERS = ("bundle",)
 
@@ -36,7 +38,9 @@ def import_(
     format: Annotated[str, typer.Argument(help="Format of the source: bundle")],
     source: Annotated[Path, typer.Argument(help="Where it is")],
     out: Annotated[Path, typer.Option(help="Folder of the store, which must not exist")],
-    negatives: Annotated[str | None, typer.Option(help="drop or abs; without it negative activations are refused")] = None,
+    negatives: Annotated[
+        str | None, typer.Option(help="drop or abs; without it negative activations are refused")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the examples drawn")] = 0,
     max_memory: Annotated[float | None, typer.Option(help="GB to stay under while sorting")] = None,
 ) -> None:

@@ -33,6 +33,8 @@ def build_store(
     assert run.store.out is not None, "RunConfig.load sets store.out"
     assert run.work is not None, "RunConfig.load sets work"
     log = run.work / "build_log.jsonl"
-    entries = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
+    entries = (
+        [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
+    )
     deliver_store(folders["publish_store"] / STORE, run.store.out, entries)
     return run.store.out

@@ -113,6 +113,8 @@ class MatchFamily(Frozen):
     level: PositiveInt | Literal["length", "number"] | dict[str, PositiveInt] = 1
     """A constant; or of the capture `(?P<level>...)`: its `length`, the `number` it spells, or a mapping from
     its text (a text that is not in the mapping makes the token no member)."""
+    plus: NonNegativeInt = 0
+    """Added to the level: where the last space of an indentation belongs to the next token, 1."""
     max_level: PositiveInt | None = None
     """Higher levels become this one."""
 

@@ -73,6 +73,7 @@ def matched_levels(family: MatchFamily, tokens: Iterable[str]) -> dict[str, int]
         match = pattern.fullmatch(token)
         level = None if match is None else level_of(match, family)
         if level is not None and level > 0:
+            level += family.plus
             levels[token] = level if family.max_level is None else min(level, family.max_level)
     if not levels:
         raise BadInput(f"{where}: match {family.match!r} matches no token of the dataset as a whole")

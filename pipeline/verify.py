@@ -76,7 +76,11 @@ def verify_store(path: Path, progress: Callable[[int, int], None] = lambda done,
     for feature in features:
         _verify_feature(store, int(feature), same)
     checked.append(f"statistics of {len(features)} features are those of their activations")
-    missing = [s.name for s in ARRAYS if "*" not in s.name and s.name.startswith(("stats", "top")) and not store.backend.has(s.name)]
+    missing = [
+        s.name
+        for s in ARRAYS
+        if "*" not in s.name and s.name.startswith(("stats", "top")) and not store.backend.has(s.name)
+    ]
     same("zarr.json", [], missing)
     return checked
 
@@ -86,7 +90,11 @@ def _verify_feature(store: Store, feature: int, same: Callable[[str, object, obj
         rows, values = store.activations(feature, split)
         same("stats/n_firing", int(store.per_feature("stats/n_firing", feature)[s]), len(rows))
         exact = values.astype(np.float64)
-        same("stats/sum", True, bool(np.isclose(store.per_feature("stats/sum", feature)[s], exact.sum(), rtol=1e-9)))
+        same(
+            "stats/sum",
+            True,
+            bool(np.isclose(store.per_feature("stats/sum", feature)[s], exact.sum(), rtol=1e-9)),
+        )
         same("stats/histogram", len(rows), int(store.per_feature("stats/histogram", feature)[s].sum()))
         top = store.list_of_feature("top/values", feature, split)
         best = np.sort(values)[::-1][: len(top)]

@@ -70,7 +70,9 @@ class _Demo:
         reply = await self.session.call(tool, arguments)
         asked = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
         width = min(self.to.width, 100)
-        self.to.print(Rule(Text(f"{tool}({asked})   {1000 * reply.seconds:.0f} ms"), align="left"), width=width)
+        self.to.print(
+            Rule(Text(f"{tool}({asked})   {1000 * reply.seconds:.0f} ms"), align="left"), width=width
+        )
         if reply.structured is None:
             self.to.print(Text(reply.text, style="red"))
         else:
@@ -95,5 +97,3 @@ def _group(status: Mapping[str, Any]) -> str | None:
     groups = [group for store in status.get("stores", []) for group in store["groups"]]
     names = [group["name"] for group in sorted(groups, key=lambda g: not g.get("primary"))]
     return names[0] if names else None
-
-

@@ -102,7 +102,9 @@ def builds() -> World:
         ("", "blaster"), ("swim_3 comeback ninja", "charger"), ("ninja", "charger"), ("comeback", None),
     ]  # fmt: skip
     samples = tuple(
-        WorldSample(tuple(tokens.split()), unit=f"u{i}", groups={"weapon": weapon, "season": "s1" if i % 2 else "s2"})
+        WorldSample(
+            tuple(tokens.split()), unit=f"u{i}", groups={"weapon": weapon, "season": "s1" if i % 2 else "s2"}
+        )
         for i, (tokens, weapon) in enumerate(rows)
     )
     activations: dict[tuple[int, int, int], float] = {}
@@ -138,7 +140,13 @@ def texts() -> World:
     samples, activations, depth = [], {}, {}
     for i in range(80):
         tokens = ["<bos>", *generator.choice(words, size=int(generator.integers(3, 14))).tolist()]
-        samples.append(WorldSample(tuple(tokens), unit=f"doc{i // 2}", groups={"module": f"m{i // 2 % 4}", "kind": "code" if i % 3 else None}))
+        samples.append(
+            WorldSample(
+                tuple(tokens),
+                unit=f"doc{i // 2}",
+                groups={"module": f"m{i // 2 % 4}", "kind": "code" if i % 3 else None},
+            )
+        )
         opened = 0
         for p, token in enumerate(tokens):
             opened = max(0, opened + (token == "(") - (token == ")"))
@@ -199,7 +207,9 @@ def worlds(draw: st.DrawFn) -> World:
     families: tuple[FamilyInfo, ...] = ()
     if cut:
         tokens = {t: i + 1 for i, t in enumerate(vocabulary[:cut])}
-        families = (FamilyInfo(name="f", encoding="exclusive", levels=tuple(sorted(tokens.values())), tokens=tokens),)
+        families = (
+            FamilyInfo(name="f", encoding="exclusive", levels=tuple(sorted(tokens.values())), tokens=tokens),
+        )
     return World(
         kind=kind,  # type: ignore[arg-type]
         n_features=n_features,
@@ -216,5 +226,3 @@ def has_rows(world: World) -> bool:
     if world.kind == "set":
         return True
     return any(p not in world.excluded_positions for s in world.samples for p in range(len(s.tokens)))
-
-

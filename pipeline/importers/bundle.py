@@ -94,7 +94,9 @@ class BundleConfig(FrozenFile):
             names.add(family.name)
             for token in family.levels:
                 if token in owner:
-                    raise ValueError(f"token {token!r} is in families {owner[token]!r} and {family.name!r}; one at most")
+                    raise ValueError(
+                        f"token {token!r} is in families {owner[token]!r} and {family.name!r}; one at most"
+                    )
                 owner[token] = family.name
         if self.kind == "set" and self.excluded_positions:
             raise ValueError("excluded_positions has no meaning in a set store")
@@ -127,7 +129,9 @@ def read_config(bundle: Path) -> BundleConfig:
         BadInput: missing or unfit.
     """
     if not bundle.is_dir():
-        raise BadInput(f"{bundle} is not a folder; a bundle is a folder holding bundle.yaml and samples.parquet")
+        raise BadInput(
+            f"{bundle} is not a folder; a bundle is a folder holding bundle.yaml and samples.parquet"
+        )
     return BundleConfig.from_yaml(bundle / "bundle.yaml")
 
 
@@ -175,11 +179,17 @@ def read_samples(bundle: Path, config: BundleConfig) -> Samples:
     flat = tokens.flatten()
     if pa.types.is_null(flat.type):
         flat = flat.cast(pa.string())
-    if not (pa.types.is_string(flat.type) or pa.types.is_large_string(flat.type) or pa.types.is_dictionary(flat.type)):
+    if not (
+        pa.types.is_string(flat.type)
+        or pa.types.is_large_string(flat.type)
+        or pa.types.is_dictionary(flat.type)
+    ):
         raise BadInput(f"{path}: column 'tokens' must hold lists of strings, found lists of {flat.type}")
     if flat.null_count:
         at = int(np.flatnonzero(flat.is_null().to_numpy(zero_copy_only=False))[0])
-        raise BadInput(f"{path}, row {int(np.searchsorted(np.cumsum(lengths), at, side='right'))}: a token is null")
+        raise BadInput(
+            f"{path}, row {int(np.searchsorted(np.cumsum(lengths), at, side='right'))}: a token is null"
+        )
     coded = flat if pa.types.is_dictionary(flat.type) else flat.dictionary_encode()
     token_index = coded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
     token_names = [str(t) for t in coded.dictionary.to_pylist()]
@@ -201,13 +211,17 @@ def read_samples(bundle: Path, config: BundleConfig) -> Samples:
             raise BadInput(f"{path}: group {name!r} must hold strings or categories, found {column.type}")
     for listed in config.groups:
         if listed.name not in groups:
-            raise BadInput(f"{path} has no column for the group {listed.name!r} of bundle.yaml; {nearest(listed.name, groups)}")
+            raise BadInput(
+                f"{path} has no column for the group {listed.name!r} of bundle.yaml; {nearest(listed.name, groups)}"
+            )
     return Samples(lengths, token_index, token_names, units, groups)
 
 
 def _is_text(kind: pa.DataType) -> bool:
     value = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return bool(pa.types.is_string(value) or pa.types.is_large_string(value) or pa.types.is_string_view(value))
+    return bool(
+        pa.types.is_string(value) or pa.types.is_large_string(value) or pa.types.is_string_view(value)
+    )
 
 
 def _group_codes(path: Path, name: str, column: pa.ChunkedArray) -> tuple[NDArray[np.int64], list[str]]:
@@ -239,7 +253,9 @@ def read_attributes(bundle: Path, group: GroupConfig, values: list[str]) -> dict
     keys = [NONE_VALUE if k is None else str(k) for k in table.column(group.name).to_pylist()]
     if len(set(keys)) < len(keys):
         twice = next(k for i, k in enumerate(keys) if k in keys[:i])
-        raise BadInput(f"{path}, row {len(keys) - 1 - keys[::-1].index(twice)}: {group.name} {twice!r} is there twice")
+        raise BadInput(
+            f"{path}, row {len(keys) - 1 - keys[::-1].index(twice)}: {group.name} {twice!r} is there twice"
+        )
     attributes = {}
     for name in table.column_names:
         if name == group.name:
@@ -296,7 +312,11 @@ ACTIVATION_COLUMNS = ("feature", "sample", "position", "value")
 
 
 def read_activations(
-    files: list[Path], config: BundleConfig, lengths: NDArray[np.int64], negatives: str | None, dropped: dict[str, int]
+    files: list[Path],
+    config: BundleConfig,
+    lengths: NDArray[np.int64],
+    negatives: str | None,
+    dropped: dict[str, int],
 ) -> Iterator[ActivationBatch]:
     """All activations in batches, checked.
 
@@ -318,7 +338,11 @@ def read_activations(
         _need_columns(path, source.schema_arrow.names, ACTIVATION_COLUMNS)
         for column in ACTIVATION_COLUMNS:
             kind = source.schema_arrow.field(column).type
-            fits = pa.types.is_floating(kind) or pa.types.is_integer(kind) if column == "value" else pa.types.is_integer(kind)
+            fits = (
+                pa.types.is_floating(kind) or pa.types.is_integer(kind)
+                if column == "value"
+                else pa.types.is_integer(kind)
+            )
             if not fits:
                 wanted = "numbers" if column == "value" else "integers"
                 raise BadInput(f"{path}: column {column!r} must hold {wanted}, found {kind}")
@@ -343,7 +367,9 @@ def _check_batch(
     def refuse(bad: NDArray[np.bool_], column: str, reason: str) -> None:
         if bad.any():
             at = int(np.flatnonzero(bad)[0])
-            raise BadInput(f"{path}, row {first + at}: {column} {batch.column(column)[at].as_py()!r} {reason}")
+            raise BadInput(
+                f"{path}, row {first + at}: {column} {batch.column(column)[at].as_py()!r} {reason}"
+            )
 
     for column in ACTIVATION_COLUMNS:
         if batch.column(column).null_count:
@@ -353,8 +379,14 @@ def _check_batch(
     )
     with np.errstate(over="ignore"):
         value = batch.column("value").to_numpy(zero_copy_only=False).astype(np.float32)
-    refuse((feature < 0) | (feature >= config.n_features), "feature", f"is not in 0 to {config.n_features - 1}")
-    refuse((sample < 0) | (sample >= len(lengths)), "sample", f"is not a row of samples.parquet (0 to {len(lengths) - 1})")
+    refuse(
+        (feature < 0) | (feature >= config.n_features), "feature", f"is not in 0 to {config.n_features - 1}"
+    )
+    refuse(
+        (sample < 0) | (sample >= len(lengths)),
+        "sample",
+        f"is not a row of samples.parquet (0 to {len(lengths) - 1})",
+    )
     if config.kind == "set":
         refuse(position != 0, "position", "must be 0 in a set store")
     else:
@@ -376,7 +408,9 @@ def _check_batch(
     return ActivationBatch(*columns, value[keep])
 
 
-def read_position_families(bundle: Path, lengths: NDArray[np.int64]) -> dict[str, tuple[NDArray[np.int64], ...]]:
+def read_position_families(
+    bundle: Path, lengths: NDArray[np.int64]
+) -> dict[str, tuple[NDArray[np.int64], ...]]:
     """Families of positions: name to (sample, position, level), entries above level 0 only.
 
     Raises:
@@ -391,27 +425,36 @@ def read_position_families(bundle: Path, lengths: NDArray[np.int64]) -> dict[str
         if not pa.types.is_integer(kind):
             raise BadInput(f"{path}: column {name!r} must hold integers, found {kind}")
         if column.null_count:
-            raise BadInput(f"{path}, row {int(np.flatnonzero(column.is_null().to_numpy())[0])}: {name} is null")
+            raise BadInput(
+                f"{path}, row {int(np.flatnonzero(column.is_null().to_numpy())[0])}: {name} is null"
+            )
         if not NAME.fullmatch(name):
             raise BadInput(f"{path}: family {name!r} must be named with letters, digits, '_' and '-'")
     sample, position = (table.column(c).to_numpy().astype(np.int64) for c in ("sample", "position"))
     for bad, reason in (
         ((sample < 0) | (sample >= len(lengths)), f"sample is not in 0 to {len(lengths) - 1}"),
-        ((position < 0) | (position >= lengths[np.clip(sample, 0, len(lengths) - 1)]), "position is outside the sample"),
+        (
+            (position < 0) | (position >= lengths[np.clip(sample, 0, len(lengths) - 1)]),
+            "position is outside the sample",
+        ),
     ):
         if bad.any():
             raise BadInput(f"{path}, row {int(np.flatnonzero(bad)[0])}: {reason}")
     key = sample * (int(lengths.max(initial=0)) + 1) + position
     _, first, times = np.unique(key, return_index=True, return_counts=True)
     if (times > 1).any():
-        raise BadInput(f"{path}, row {int(first[times > 1][0])}: this sample and position are there more than once")
+        raise BadInput(
+            f"{path}, row {int(first[times > 1][0])}: this sample and position are there more than once"
+        )
     families = {}
     for name in table.column_names:
         if name in ("sample", "position"):
             continue
         level = table.column(name).to_numpy().astype(np.int64)
         if (level < 0).any():
-            raise BadInput(f"{path}, row {int(np.flatnonzero(level < 0)[0])}: {name} {level[level < 0][0]} is negative")
+            raise BadInput(
+                f"{path}, row {int(np.flatnonzero(level < 0)[0])}: {name} {level[level < 0][0]} is negative"
+            )
         families[name] = (sample[level > 0], position[level > 0], level[level > 0])
     return families
 

@@ -51,7 +51,9 @@ def import_bundle(
     )
     folders = run_stages(stages_from_bundle(after=None), run, progress=progress)
     log = work / "build_log.jsonl"
-    entries = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
+    entries = (
+        [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
+    )
     manifest = deliver_store(folders["publish_store"] / STORE, out, entries)
     shutil.rmtree(work, ignore_errors=True)
     return manifest

@@ -52,8 +52,12 @@ def _write_postings(
     config: StoreSection, inputs: Mapping[str, Path], out: Path, progress: Progress, execution: Execution
 ) -> Summary:
     memory = DEFAULT_MEMORY if execution.max_memory_gb is None else int(execution.max_memory_gb * 2**30 / 2)
-    manifest = write_postings(_bundle(config, inputs), _emptied(out), config.store.negatives, memory, progress)
-    lost = {k: v for k, v in manifest.dropped.items() if k not in ("repeated_token", "negative_made_positive")}
+    manifest = write_postings(
+        _bundle(config, inputs), _emptied(out), config.store.negatives, memory, progress
+    )
+    lost = {
+        k: v for k, v in manifest.dropped.items() if k not in ("repeated_token", "negative_made_positive")
+    }
     notes = [f"{manifest.n_samples} samples, {manifest.n_rows} counted positions, {manifest.n_units} units"]
     notes += [str(c["note"]) for c in manifest.checks if c.get("name") == "import"]
     n = manifest.n_activations
@@ -102,7 +106,9 @@ def _publish_store(
     }
     seeds = {"examples": config.store.seed, "random_pairs": config.store.seed}
     manifest = publish_store(tuple(inputs.values()), out / STORE, {"stages": made_by}, seeds)
-    return Summary(n_in=len(manifest.files), n_kept=len(manifest.files), notes=(f"store {manifest.fingerprint()}",))
+    return Summary(
+        n_in=len(manifest.files), n_kept=len(manifest.files), notes=(f"store {manifest.fingerprint()}",)
+    )
 
 
 def stages_from_bundle(after: str | None) -> tuple[Stage[Any], ...]:
@@ -116,7 +122,9 @@ def stages_from_bundle(after: str | None) -> tuple[Stage[Any], ...]:
         return (*MODULES, "pipeline.stages.bundle_to_store", f"pipeline.stages.{module}")
 
     return (
-        Stage(name="write_postings", run=_write_postings, inputs=bundle, modules=own("write_postings"), **source),
+        Stage(
+            name="write_postings", run=_write_postings, inputs=bundle, modules=own("write_postings"), **source
+        ),
         Stage(
             name="trace_outputs",
             run=_trace_outputs,

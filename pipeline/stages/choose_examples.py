@@ -7,8 +7,8 @@ import polars as pl
 from scipy import sparse
 
 from saeinterp_mcp.analysis.examples import from_core, spread_over_quantiles, token_log_odds
-from saeinterp_mcp.analysis.sampling import one_per_unit, rng, seeded_hash, uniform_silent
 from saeinterp_mcp.analysis.ranges import expand_ranges
+from saeinterp_mcp.analysis.sampling import one_per_unit, rng, seeded_hash, uniform_silent
 from saeinterp_mcp.store.base import Store
 from saeinterp_mcp.store.layout import EXAMPLES, NO_INDEX
 from saeinterp_mcp.store.zarr_store import ZarrWriter
@@ -17,7 +17,10 @@ PICKS = ("spread", "core", "near_miss", "silent")
 
 
 def choose_examples(
-    store: Store, writer: ZarrWriter, seed: int, progress: Callable[[int, int], None] = lambda done, total: None
+    store: Store,
+    writer: ZarrWriter,
+    seed: int,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
     """Write `examples/*` and the table `examples`."""
     n_features, n_rows = store.manifest.n_features, store.n_rows("explain")
@@ -56,7 +59,9 @@ class _RowTokens:
             entry_token = store.sample_tokens[: int(store.first_token[n_rows])].astype(np.int64)
             entry_row = np.repeat(np.arange(n_rows), np.diff(store.first_token[: n_rows + 1]))
         ones = np.ones(len(entry_row), np.float64)
-        self.by_row = sparse.csr_array((ones, (entry_row, entry_token)), shape=(n_rows, max(1, self.n_tokens)))
+        self.by_row = sparse.csr_array(
+            (ones, (entry_row, entry_token)), shape=(n_rows, max(1, self.n_tokens))
+        )
         self.by_token = self.by_row.T.tocsr()
         self.n = np.diff(self.by_token.indptr).astype(np.float64)
         self.single = store.is_sequence

@@ -15,7 +15,10 @@ BLOCK = 1024
 
 
 def find_neighbours(
-    store: Store, writer: ZarrWriter, seed: int, progress: Callable[[int, int], None] = lambda done, total: None
+    store: Store,
+    writer: ZarrWriter,
+    seed: int,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
     """Write `neighbours/coactivation/*`, and `neighbours/decoder/*` where the store has a decoder."""
     _write(writer, "coactivation", store.manifest.n_features, _phi(store), seed, progress)
@@ -45,7 +48,9 @@ def _phi(store: Store) -> Callable[[int, int], NDArray[np.float64]]:
     def block(first: int, stop: int) -> NDArray[np.float64]:
         both = (by_feature[first:stop] @ by_row).toarray().astype(np.float64)
         scale = np.outer(spread[first:stop], spread)
-        return np.divide(n * both - np.outer(fires[first:stop], fires), scale, out=np.zeros_like(both), where=scale > 0)
+        return np.divide(
+            n * both - np.outer(fires[first:stop], fires), scale, out=np.zeros_like(both), where=scale > 0
+        )
 
     return block
 
@@ -79,5 +84,9 @@ def _write(
         progress(stop, n_features)
     writer.put(f"neighbours/{by}/features", features)
     writer.put(f"neighbours/{by}/scores", scores)
-    quantiles = np.quantile(random, np.linspace(0, 1, N_RANDOM_QUANTILES)) if n_features > 1 else np.zeros(N_RANDOM_QUANTILES)
+    quantiles = (
+        np.quantile(random, np.linspace(0, 1, N_RANDOM_QUANTILES))
+        if n_features > 1
+        else np.zeros(N_RANDOM_QUANTILES)
+    )
     writer.put(f"neighbours/{by}/random", quantiles.astype(np.float32))

@@ -15,7 +15,9 @@ from saeinterp_mcp.store.zarr_store import ZarrWriter, move_into_place, new_stor
 LIBRARIES = ("numpy", "scipy", "zarr", "polars", "pyarrow")
 
 
-def publish_store(prepared: tuple[Path, ...], out: Path, provenance: dict[str, Any], seeds: dict[str, int]) -> Manifest:
+def publish_store(
+    prepared: tuple[Path, ...], out: Path, provenance: dict[str, Any], seeds: dict[str, int]
+) -> Manifest:
     """Link (or copy) prepared folders into one, complete it with its manifest, rename it to `out`.
 
     Raises:
@@ -31,7 +33,9 @@ def publish_store(prepared: tuple[Path, ...], out: Path, provenance: dict[str, A
             "saeinterp": version("saeinterp-mcp"),
             "libraries": {name: version(name) for name in LIBRARIES},
         }
-        manifest = ZarrWriter(folder).publish(draft.model_copy(update={"provenance": made_by, "seeds": seeds}))
+        manifest = ZarrWriter(folder).publish(
+            draft.model_copy(update={"provenance": made_by, "seeds": seeds})
+        )
         move_into_place(folder, out)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -51,13 +55,17 @@ def deliver_store(finished: Path, out: Path, log: list[dict[str, Any]]) -> Manif
         except BadStore as error:
             raise BadInput(f"{out} exists and is not this store; name another folder or remove it") from error
         if not same:
-            raise BadInput(f"{out} holds another store; a store is never written over. Name another folder or remove it.")
+            raise BadInput(
+                f"{out} holds another store; a store is never written over. Name another folder or remove it."
+            )
         return manifest
     folder = new_store_folder(out)
     try:
         _link_tree(finished, folder)
         host = {"python": platform.python_version(), "system": platform.platform()}
-        (folder / "build_log.json").write_text(canonical_json({"host": host, "stages": log}) + "\n", encoding="utf-8")
+        (folder / "build_log.json").write_text(
+            canonical_json({"host": host, "stages": log}) + "\n", encoding="utf-8"
+        )
         move_into_place(folder, out)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -26,7 +26,13 @@ def trace_outputs(
     config = read_config(bundle)
     names = _output_tokens(bundle, config)
     writer.table("outputs", pl.DataFrame({"token": names}, schema={"token": pl.String}))
-    empty = {"feature": pl.Int64, "direction": pl.String, "rank": pl.Int64, "token": pl.String, "effect": pl.Float32}
+    empty = {
+        "feature": pl.Int64,
+        "direction": pl.String,
+        "rank": pl.Int64,
+        "token": pl.String,
+        "effect": pl.Float32,
+    }
     if config.decoder is None:
         writer.table("decoder_influence", pl.DataFrame(schema=empty))
         return
@@ -44,7 +50,10 @@ def trace_outputs(
     writer.put("weights/unembedding", np.ascontiguousarray(centred))
     k = min(OUTPUTS, len(names))
     lists = {
-        side: (np.full((len(decoder), OUTPUTS), NO_INDEX, np.uint32), np.full((len(decoder), OUTPUTS), np.nan, np.float32))
+        side: (
+            np.full((len(decoder), OUTPUTS), NO_INDEX, np.uint32),
+            np.full((len(decoder), OUTPUTS), np.nan, np.float32),
+        )
         for side in ("promoted", "suppressed")
     }
     norm = np.zeros(len(decoder), np.float32)

@@ -22,9 +22,9 @@ from pipeline.importers.bundle import (
 )
 from pipeline.spool import Spool
 from saeinterp_mcp.analysis.moments import LabelCounts, Reference, count_labels
+from saeinterp_mcp.analysis.ranges import expand_ranges
 from saeinterp_mcp.analysis.splits import content_unit, order_units
 from saeinterp_mcp.errors import BadInput
-from saeinterp_mcp.analysis.ranges import expand_ranges
 from saeinterp_mcp.store.manifest import FamilyInfo, GroupInfo, Manifest, Segment
 from saeinterp_mcp.store.zarr_store import SHARD, ZarrWriter
 
@@ -42,7 +42,9 @@ class _Rows:
         names = np.array(samples.token_names, dtype=object)
         if samples.units is None:
             words = names[samples.token_index]
-            units = [content_unit(words[s : s + n], config.kind) for s, n in zip(starts, lengths, strict=True)]
+            units = [
+                content_unit(words[s : s + n], config.kind) for s, n in zip(starts, lengths, strict=True)
+            ]
         else:
             units = samples.units
         self.unit_names, self.n_explain_units = order_units(units, config.split_seed)
@@ -56,7 +58,11 @@ class _Rows:
         self.tokens = sorted(samples.token_names)
         token_place = {name: i for i, name in enumerate(self.tokens)}
         to_id = np.array([token_place[t] for t in samples.token_names], np.int64)
-        ids = to_id[samples.token_index][expand_ranges(starts[self.source], self.lengths)] if len(to_id) else np.zeros(0, np.int64)
+        ids = (
+            to_id[samples.token_index][expand_ranges(starts[self.source], self.lengths)]
+            if len(to_id)
+            else np.zeros(0, np.int64)
+        )
         if config.kind == "set":
             keys = np.unique(np.repeat(np.arange(len(unit)), self.lengths) * max(1, len(self.tokens)) + ids)
             owner, ids = np.divmod(keys, max(1, len(self.tokens)))
@@ -127,10 +133,16 @@ def write_postings(
     unit_rows = np.diff(rows.first_row_of_unit)
     unit_nn = unit_rows.astype(np.float64) ** 2
     writer.put("counts/unit_nn", np.array([unit_nn[: rows.n_explain_units].sum(), unit_nn.sum()]))
-    token_counts = _write_counts(writer, rows, "tokens", rows.entry_row, rows.entry_token, len(rows.tokens), "rest")
+    token_counts = _write_counts(
+        writer, rows, "tokens", rows.entry_row, rows.entry_token, len(rows.tokens), "rest"
+    )
     _write_tables(writer, rows, samples, config, families, groups, token_counts)
-    dropped = {"repeated_token": int(samples.lengths.sum() - rows.lengths.sum())} if config.kind == "set" else {}
-    n_activations = _write_activations(bundle, out, config, samples, rows, writer, negatives, memory, dropped, progress)
+    dropped = (
+        {"repeated_token": int(samples.lengths.sum() - rows.lengths.sum())} if config.kind == "set" else {}
+    )
+    n_activations = _write_activations(
+        bundle, out, config, samples, rows, writer, negatives, memory, dropped, progress
+    )
     manifest = Manifest(
         name=config.name,
         kind=config.kind,
@@ -181,7 +193,9 @@ def _write_families(
             raise BadInput(f"{bundle / 'positions.parquet'}: family {name!r} is also in bundle.yaml")
         levels = tuple(int(v) for v in np.unique(level))
         counted = ~rows.excluded[position] if config.kind == "sequence" else np.ones(len(position), bool)
-        row = rows.first_row[rows.new_sample[sample]] + (rows.rank[position] if config.kind == "sequence" else 0)
+        row = rows.first_row[rows.new_sample[sample]] + (
+            rows.rank[position] if config.kind == "sequence" else 0
+        )
         codes = np.zeros(rows.n_rows, np.int64)
         codes[row[counted]] = np.searchsorted(np.array(levels), level[counted]) + 1
         info = FamilyInfo(name=name, encoding="exclusive", levels=levels, of_positions=True)
@@ -211,14 +225,22 @@ def _write_groups(
         stored = codes[rows.source]
         dtype = np.uint8 if len(values) < 255 else np.uint16 if len(values) < 65_535 else np.uint32
         writer.put(f"groups/{name}", stored.astype(dtype))
-        groups.append(GroupInfo(name=name, values=tuple(values), primary=name == primary, attributes=attributes))
+        groups.append(
+            GroupInfo(name=name, values=tuple(values), primary=name == primary, attributes=attributes)
+        )
         per_row = stored[rows.row_sample]
         _write_counts(writer, rows, f"group.{name}", np.arange(rows.n_rows), per_row, len(values), "rest")
     return tuple(groups)
 
 
 def _write_counts(
-    writer: ZarrWriter, rows: _Rows, label_set: str, row: Ints, label: Ints, n_labels: int, reference: Reference
+    writer: ZarrWriter,
+    rows: _Rows,
+    label_set: str,
+    row: Ints,
+    label: Ints,
+    n_labels: int,
+    reference: Reference,
 ) -> LabelCounts:
     unit_rows = np.diff(rows.first_row_of_unit)
     counts = count_labels(rows.row_unit[row], label, unit_rows, n_labels, reference)
@@ -226,7 +248,13 @@ def _write_counts(
     u = rows.n_explain_units
     explain = count_labels(rows.row_unit[row[inside]], label[inside], unit_rows[:u], n_labels, reference)
     prefix = f"counts/{label_set}"
-    for name, field in (("n", "n"), ("units", "units"), ("rest_units", "rest_units"), ("nn", "nn"), ("n_reference", "n_reference")):
+    for name, field in (
+        ("n", "n"),
+        ("units", "units"),
+        ("rest_units", "rest_units"),
+        ("nn", "nn"),
+        ("n_reference", "n_reference"),
+    ):
         writer.put(f"{prefix}/{name}", np.stack([getattr(explain, field), getattr(counts, field)]))
     writer.put(f"{prefix}/indptr", counts.indptr.astype(np.int64))
     writer.put(f"{prefix}/labels", counts.labels.astype(np.uint32))
@@ -244,7 +272,9 @@ def _write_tables(
     token_counts: LabelCounts,
 ) -> None:
     n_samples = len(rows.source)
-    held = np.unique(rows.row_sample[rows.entry_row] * (len(rows.tokens) + 1) + rows.entry_token) % (len(rows.tokens) + 1)
+    held = np.unique(rows.row_sample[rows.entry_row] * (len(rows.tokens) + 1) + rows.entry_token) % (
+        len(rows.tokens) + 1
+    )
     df = np.bincount(held, minlength=len(rows.tokens))[: len(rows.tokens)]
     writer.put("vocabulary/samples", df.astype(np.int64))
     owner = {t: (f.name, level) for f in families for t, level in f.tokens.items()}
@@ -272,15 +302,27 @@ def _write_tables(
                 "source_row": rows.source,
                 "split": np.where(rows.sample_unit < rows.n_explain_units, "explain", "heldout").tolist(),
                 "n_tokens": rows.lengths,
-                **{g.name: np.array(g.values, object)[samples.groups[g.name][0][rows.source]].tolist() for g in groups},
+                **{
+                    g.name: np.array(g.values, object)[samples.groups[g.name][0][rows.source]].tolist()
+                    for g in groups
+                },
             }
         ),
     )
     writer.table(
         "families",
         pl.DataFrame(
-            [(f.name, f.encoding, level, [t for t, v in f.tokens.items() if v == level]) for f in families for level in f.levels],
-            schema={"family": pl.String, "encoding": pl.String, "level": pl.Int64, "tokens": pl.List(pl.String)},
+            [
+                (f.name, f.encoding, level, [t for t, v in f.tokens.items() if v == level])
+                for f in families
+                for level in f.levels
+            ],
+            schema={
+                "family": pl.String,
+                "encoding": pl.String,
+                "level": pl.Int64,
+                "tokens": pl.List(pl.String),
+            },
             orient="row",
         ),
     )
@@ -334,7 +376,10 @@ def _write_activations(
         kept += len(row)
         seen += len(position)
         progress(seen, total)
-    for prefix, spool, n_majors in (("features", by_feature, config.n_features), ("rows", by_row, rows.n_rows)):
+    for prefix, spool, n_majors in (
+        ("features", by_feature, config.n_features),
+        ("rows", by_row, rows.n_rows),
+    ):
         minor_name = "rows" if prefix == "features" else "features"
         counts = np.zeros(n_majors, np.int64)
         minor_out = _Appender(writer, f"{prefix}/{minor_name}", kept, "u4")
@@ -389,8 +434,14 @@ def _duplicate(
     position = int(rows.row_position[row])
     seen = 0
     for path in files:
-        frame = pl.scan_parquet(path).with_row_index().filter(
-            (pl.col("feature") == feature) & (pl.col("sample") == sample) & (pl.col("position") == position)
+        frame = (
+            pl.scan_parquet(path)
+            .with_row_index()
+            .filter(
+                (pl.col("feature") == feature)
+                & (pl.col("sample") == sample)
+                & (pl.col("position") == position)
+            )
         )
         for index in frame.select("index").collect()["index"].to_list():
             seen += 1

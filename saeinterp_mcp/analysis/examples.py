@@ -16,7 +16,11 @@ PRIOR_ROWS = 1.0
 
 
 def spread_over_quantiles(
-    rows: Ints, values: NDArray[np.float32], row_unit: NDArray[np.integer], limit: int, generator: np.random.Generator
+    rows: Ints,
+    values: NDArray[np.float32],
+    row_unit: NDArray[np.integer],
+    limit: int,
+    generator: np.random.Generator,
 ) -> Ints:
     """Up to `limit` firing rows, one from each of `limit` equal slices of the sorted activations, strongest first.
 

@@ -135,14 +135,19 @@ def label_moments(
     cell = firing.index[entry] * k + label
     keys = pair_unit * k + pair_label
     if len(units) * k <= DENSE_CELLS:
-        s, c = np.bincount(cell, value[entry], len(units) * k)[keys], np.bincount(cell, minlength=len(units) * k)[keys]
+        s, c = (
+            np.bincount(cell, value[entry], len(units) * k)[keys],
+            np.bincount(cell, minlength=len(units) * k)[keys],
+        )
     else:
         at = np.searchsorted(keys, cell)
         s, c = np.bincount(at, value[entry], len(keys)), np.bincount(at, minlength=len(keys))
     joined = _Joined(counts, pair_unit, pair_label, n, unit_rows[units].astype(np.float64), c)
     unit_s = np.bincount(firing.index, value, len(units))
     unit_c = np.bincount(firing.index, minlength=len(units))
-    return joined.moments(s, unit_s, unit_c), joined.moments(c.astype(np.float64), unit_c.astype(np.float64), unit_c)
+    return joined.moments(s, unit_s, unit_c), joined.moments(
+        c.astype(np.float64), unit_c.astype(np.float64), unit_c
+    )
 
 
 class _Joined(NamedTuple):
@@ -177,7 +182,9 @@ class _Joined(NamedTuple):
             s0[self.unit[none]], n0[self.unit[none]] = s[none], n[none]
             reference = Arm(**{f.name: np.full(len(counts.n), getattr(arm, f.name)[0]) for f in fields(Arm)})
             products = {"ss": s * s0[self.unit], "sn": s * n0[self.unit], "ns": n * s0[self.unit]}
-            return Moments(arm, reference, Cross(**{k: total(v) for k, v in products.items()}, nn=counts.n_reference))
+            return Moments(
+                arm, reference, Cross(**{k: total(v) for k, v in products.items()}, nn=counts.n_reference)
+            )
         # the rest of a unit is its total less the label: every product expands into sums already at hand
         st, nt = unit_s[self.unit], self.unit_n[self.unit]
         ss_t, sn_t, ns_t, nn_t = total(s * st), total(s * nt), total(n * st), counts.n_reference
@@ -191,7 +198,9 @@ class _Joined(NamedTuple):
             sn=(unit_s * self.unit_n).sum() - sn_t - ns_t + arm.sn,
             nn=counts.unit_nn - 2 * nn_t + arm.nn,
         )
-        return Moments(arm, rest, Cross(ss=ss_t - arm.ss, sn=sn_t - arm.sn, ns=ns_t - arm.sn, nn=nn_t - arm.nn))
+        return Moments(
+            arm, rest, Cross(ss=ss_t - arm.ss, sn=sn_t - arm.sn, ns=ns_t - arm.sn, nn=nn_t - arm.nn)
+        )
 
 
 def distinct_sorted(values: Ints) -> tuple[Ints, Ints]:

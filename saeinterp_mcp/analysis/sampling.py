@@ -34,7 +34,11 @@ def uniform_silent(
     `firing_rows` ascending. The j-th silent row is j plus the number of firing rows before it.
     """
     n_silent = n_rows - len(firing_rows)
-    picks = np.sort(generator.choice(n_silent, size=min(limit, n_silent), replace=False)) if n_silent else np.zeros(0)
+    picks = (
+        np.sort(generator.choice(n_silent, size=min(limit, n_silent), replace=False))
+        if n_silent
+        else np.zeros(0)
+    )
     picks = picks.astype(np.int64)
     gaps = firing_rows - np.arange(len(firing_rows))
     return picks + np.searchsorted(gaps, picks, side="right")

@@ -21,7 +21,15 @@ def visible(text: str) -> str:
 
 
 def _shown(character: str) -> bool:
-    return character == " " or unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
+    return character == " " or unicodedata.category(character) not in (
+        "Cc",
+        "Cf",
+        "Cs",
+        "Co",
+        "Cn",
+        "Zl",
+        "Zp",
+    )
 
 
 def visible_token(token: str) -> str:
@@ -59,7 +67,13 @@ def sequence_text(tokens: Sequence[str], at: int, first: int, before: int, after
         joined = visible(join_bytes("".join(part)))
         return joined.replace(MARK_OPEN, "‹‹").replace(MARK_CLOSE, "››")
 
-    text = plain(tokens[start:at]) + MARK_OPEN + plain(tokens[at : at + 1]) + MARK_CLOSE + plain(tokens[at + 1 : stop])
+    text = (
+        plain(tokens[start:at])
+        + MARK_OPEN
+        + plain(tokens[at : at + 1])
+        + MARK_CLOSE
+        + plain(tokens[at + 1 : stop])
+    )
     return ("…" if start > first else "") + text + ("…" if stop < len(tokens) else "")
 
 

@@ -20,7 +20,11 @@ class Trend(NamedTuple):
 
 
 def spearman_by_unit(
-    level_n: NDArray[np.int64], fold_level_n: NDArray[np.int64], fold: NDArray[np.int64], level: NDArray[np.int64], value: NDArray[np.float64]
+    level_n: NDArray[np.int64],
+    fold_level_n: NDArray[np.int64],
+    fold: NDArray[np.int64],
+    level: NDArray[np.int64],
+    value: NDArray[np.float64],
 ) -> Trend:
     """Spearman's rho (midranks) of level and activation, silent rows included, with a jackknife interval by unit.
 
@@ -55,7 +59,9 @@ def spearman_by_unit(
     return Trend(rho, float(np.tanh(centre - reach)), float(np.tanh(centre + reach)), n)
 
 
-def _rho(level_n: NDArray[np.int64], level: NDArray[np.int64], rank: NDArray[np.int64], n_distinct: int) -> float:
+def _rho(
+    level_n: NDArray[np.int64], level: NDArray[np.int64], rank: NDArray[np.int64], n_distinct: int
+) -> float:
     """Pearson correlation of midranks; silent rows share the lowest rank."""
     n = float(level_n.sum())
     if n < 3:

@@ -25,7 +25,8 @@ SplitArgument = Annotated[Split, Field(description="explain (default) or all sto
 Where = Annotated[str | None, Field(description="Rule limiting the rows, e.g. module=json and not token:def")]
 Seed = Annotated[int, Field(ge=0, description="Seed of what is drawn")]
 ScopeArgument = Annotated[
-    Literal["at", "before", "sample"], Field(description="Sequences: tokens at the position, before it, or anywhere")
+    Literal["at", "before", "sample"],
+    Field(description="Sequences: tokens at the position, before it, or anywhere"),
 ]
 Window = Annotated[int, Field(ge=1, le=512, description="Positions that before looks back")]
 MinN = Annotated[int, Field(ge=1, description="Rows an estimate needs")]
@@ -108,7 +109,9 @@ def sealed(result: R, store: Store | None, arguments: dict[str, Any]) -> R:
     return type(result).model_validate({**body, "evidence": f"ev-{digest}"})
 
 
-def page(items: Sequence[T], limit: int, cursor: str | None, store: Store, query: Any) -> tuple[Sequence[T], str | None, int | None]:
+def page(
+    items: Sequence[T], limit: int, cursor: str | None, store: Store, query: Any
+) -> tuple[Sequence[T], str | None, int | None]:
     """One page of a list: (items, next cursor, how many come after).
 
     Raises:

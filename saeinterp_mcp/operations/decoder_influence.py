@@ -8,7 +8,7 @@ from scipy.special import ndtr
 
 from saeinterp_mcp.analysis.text import visible_token
 from saeinterp_mcp.errors import NotInStore
-from saeinterp_mcp.operations.base import Feature, FeatureResult, Seed, Table, number, sealed, table_rows
+from saeinterp_mcp.operations.base import Feature, FeatureResult, Table, number, sealed, table_rows
 from saeinterp_mcp.store.base import Store
 from saeinterp_mcp.store.layout import OUTPUTS
 from saeinterp_mcp.store.manifest import Split
@@ -30,7 +30,9 @@ def decoder_influence(
     store: Store,
     feature: Feature,
     limit: Annotated[int, Field(ge=1, le=OUTPUTS, description="Tokens shown on each side")] = 10,
-    by: Annotated[Literal["token", "family"], Field(description="family: only the table of families")] = "token",
+    by: Annotated[
+        Literal["token", "family"], Field(description="family: only the table of families")
+    ] = "token",
     split: Annotated[Split | None, Field(description="Unused: weights do not depend on it")] = None,
     where: Annotated[str | None, Field(description="Unused")] = None,
     seed: Annotated[int | None, Field(description="Unused")] = None,
@@ -47,10 +49,16 @@ def decoder_influence(
         )
     direction = store.per_feature("weights/decoder", feature).astype(np.float64)
     norms = store.backend.column("outputs/norm")
-    sides = {side: _side(store, feature, side, direction, limit if by == "token" else 0) for side in ("promoted", "suppressed")}
+    sides = {
+        side: _side(store, feature, side, direction, limit if by == "token" else 0)
+        for side in ("promoted", "suppressed")
+    }
     families = _families(store, direction)
     percentile = 100 * float((norms < norms[feature]).mean())
-    up, down = (", ".join(repr(str(r[0])) for r in _side(store, feature, s, direction, 4).rows) for s in ("promoted", "suppressed"))
+    up, down = (
+        ", ".join(repr(str(r[0])) for r in _side(store, feature, s, direction, 4).rows)
+        for s in ("promoted", "suppressed")
+    )
     result = DecoderInfluence(
         operation="decoder_influence",
         store=store.name,
@@ -88,6 +96,13 @@ def _families(store: Store, direction: Any) -> Table:
             mean_row = unembedding[np.array(members)].astype(np.float64).mean(0)
             effect = float(mean_row @ direction)
             scale = np.linalg.norm(direction) * np.linalg.norm(mean_row) / np.sqrt(len(direction))
-            rows.append([family.name, len(members), effect, number(100 * float(ndtr(effect / scale))) if scale else None])
+            rows.append(
+                [
+                    family.name,
+                    len(members),
+                    effect,
+                    number(100 * float(ndtr(effect / scale))) if scale else None,
+                ]
+            )
     rows.sort(key=lambda row: -abs(row[2]))
     return Table(columns=["family", "n_tokens", "effect", "percentile"], rows=rows)

@@ -89,7 +89,9 @@ class Effects:
     def _difference(self) -> tuple[Floats, Floats, Floats, Floats]:
         largest = np.full(len(self.n), self.largest)
         with np.errstate(invalid="ignore", divide="ignore"):
-            return intervals.difference(self.strength.label, self.strength.reference, self.strength.cross, largest)
+            return intervals.difference(
+                self.strength.label, self.strength.reference, self.strength.cross, largest
+            )
 
     @cached_property
     def _mean_interval(self) -> tuple[Floats, Floats]:
@@ -151,9 +153,20 @@ class Effects:
         """The same for some labels; their q stays that of all."""
 
         def cut(moments: Moments) -> Moments:
-            return Moments(*(type(part)(**{f.name: getattr(part, f.name)[pick] for f in fields(part)}) for part in moments))
+            return Moments(
+                *(
+                    type(part)(**{f.name: getattr(part, f.name)[pick] for f in fields(part)})
+                    for part in moments
+                )
+            )
 
-        return replace(self, strength=cut(self.strength), firing=cut(self.firing), first_is_reference=False, q=self.q[pick])
+        return replace(
+            self,
+            strength=cut(self.strength),
+            firing=cut(self.firing),
+            first_is_reference=False,
+            q=self.q[pick],
+        )
 
     def reason(self, k: int) -> str | None:
         """Why estimates of a label are null."""
@@ -199,10 +212,14 @@ def presence_effects(part: Slice, families: Sequence[str], min_n: int) -> Effect
     return _tested(strength, firing, part.largest, min_n, first_is_reference=False)
 
 
-def _tested(strength: Moments, firing: Moments, largest: float, min_n: int, first_is_reference: bool) -> Effects:
+def _tested(
+    strength: Moments, firing: Moments, largest: float, min_n: int, first_is_reference: bool
+) -> Effects:
     compared = _compared(strength, min_n, first_is_reference)
     with np.errstate(invalid="ignore", divide="ignore"):
-        p = np.where(compared, intervals.score_test(strength.label, strength.reference, strength.cross), np.nan)
+        p = np.where(
+            compared, intervals.score_test(strength.label, strength.reference, strength.cross), np.nan
+        )
     return Effects(strength, firing, largest, min_n, first_is_reference, benjamini_hochberg(p))
 
 
@@ -210,6 +227,8 @@ def _stack(moments: list[Moments]) -> Moments:
     """Label 1 of each, as labels of one."""
 
     def joined(parts: list[Any]) -> Any:
-        return type(parts[0])(**{f.name: np.array([getattr(p, f.name)[1] for p in parts]) for f in fields(parts[0])})
+        return type(parts[0])(
+            **{f.name: np.array([getattr(p, f.name)[1] for p in parts]) for f in fields(parts[0])}
+        )
 
     return Moments(*(joined([m[i] for m in moments]) for i in range(3)))

@@ -27,9 +27,7 @@ from saeinterp_mcp.operations.slicing import Scoping, Slice, make_slice
 from saeinterp_mcp.store.base import Store
 
 MAX_CELLS = 400
-COLUMNS = (
-    "x y n n_units n_firing firing_rate mean ci_low ci_high interaction interaction_low interaction_high rate_interaction"
-).split()
+COLUMNS = ["x", "y", "n", "n_units", "n_firing", "firing_rate", "mean", "ci_low", "ci_high", "interaction", "interaction_low", "interaction_high", "rate_interaction"]
 
 
 class Peak(BaseModel):
@@ -109,11 +107,24 @@ def family_heatmap(
         feature=feature,
         family_x=family_x,
         family_y=family_y,
-        peak=None if best is None else Peak(x=int(x[best]), y=int(y[best]), n=int(cells.n[best]), mean=float(cells.mean[best])),
+        peak=None
+        if best is None
+        else Peak(x=int(x[best]), y=int(y[best]), n=int(cells.n[best]), mean=float(cells.mean[best])),
         columns=COLUMNS,
         rows=table_rows(
-            x, y, cells.n, cells.n_units, cells.n_firing, cells.rate, cells.mean, cells.low, cells.high,
-            cells.interaction, cells.interaction_low, cells.interaction_high, cells.rate_interaction,
+            x,
+            y,
+            cells.n,
+            cells.n_units,
+            cells.n_firing,
+            cells.rate,
+            cells.mean,
+            cells.low,
+            cells.high,
+            cells.interaction,
+            cells.interaction_low,
+            cells.interaction_high,
+            cells.rate_interaction,
         ),  # fmt: skip
     )
     arguments: dict[str, Any] = {
@@ -129,7 +140,10 @@ class _Cells:
     def __init__(self, part: Slice, family_x: str, family_y: str, nx: int, ny: int, min_n: int) -> None:
         store, k = part.store, nx * ny
         rows = np.arange(store.n_rows(part.split)) if part.mask is None else np.flatnonzero(part.mask)
-        codes = part.labels(f"family.{family_x}")._family_codes, part.labels(f"family.{family_y}")._family_codes
+        codes = (
+            part.labels(f"family.{family_x}")._family_codes,
+            part.labels(f"family.{family_y}")._family_codes,
+        )
         code_x, code_y = codes[0](family_x), codes[1](family_y)
 
         def cell_of(at: Any) -> Any:
@@ -165,7 +179,9 @@ class _Cells:
             # influence of each unit on each cell's mean; its Gram matrix is the clustered covariance
             scale = np.nan_to_num(1 / arm.n, posinf=0.0)
             factor = np.sqrt(np.nan_to_num(arm.n_units / (arm.n_units - 1), posinf=0.0, neginf=0.0))
-        influence = (strength - rows_of @ sparse.diags_array(np.nan_to_num(mean))) @ sparse.diags_array(scale * factor)
+        influence = (strength - rows_of @ sparse.diags_array(np.nan_to_num(mean))) @ sparse.diags_array(
+            scale * factor
+        )
         covariance = np.asarray((influence.T @ influence).todense())
         self.rate = np.where(self.shown, rate, np.nan)
         self.mean = np.where(self.shown, mean, np.nan)
@@ -203,7 +219,11 @@ def draw_heatmap(result: FamilyHeatmap) -> bytes:
         i, j = ys.index(int(row[at["y"]])), xs.index(int(row[at["x"]]))  # type: ignore[arg-type]
         n[i, j] = row[at["n"]]
         mean[i, j] = np.nan if row[at["mean"]] is None else row[at["mean"]]
-    figure = Figure(figsize=(min(8.0, 2.6 + 0.62 * len(xs)), min(6.0, 1.9 + 0.42 * len(ys))), dpi=100, layout="constrained")
+    figure = Figure(
+        figsize=(min(8.0, 2.6 + 0.62 * len(xs)), min(6.0, 1.9 + 0.42 * len(ys))),
+        dpi=100,
+        layout="constrained",
+    )
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     picture = axes.imshow(np.ma.masked_invalid(mean), origin="lower", aspect="auto", cmap="viridis", vmin=0)
@@ -211,7 +231,10 @@ def draw_heatmap(result: FamilyHeatmap) -> bytes:
     axes.set_yticks(range(len(ys)), [str(v) if v else "none" for v in ys])
     axes.set_xlabel(result.family_x.replace("$", r"\$"))
     axes.set_ylabel(result.family_y.replace("$", r"\$"))
-    axes.set_title(f"feature {result.feature}: mean activation, silent rows included\n(small: rows in the cell)", fontsize=9)
+    axes.set_title(
+        f"feature {result.feature}: mean activation, silent rows included\n(small: rows in the cell)",
+        fontsize=9,
+    )
     top = np.nanmax(mean) if np.isfinite(mean).any() else 1.0
     for i in range(len(ys)):
         for j in range(len(xs)):
@@ -225,4 +248,3 @@ def draw_heatmap(result: FamilyHeatmap) -> bytes:
     out = io.BytesIO()
     figure.savefig(out, format="png", metadata={"Software": None})
     return out.getvalue()
-

@@ -88,10 +88,7 @@ class FamilySweep(TableResult):
     confounding: Confounding | None
 
 
-COLUMNS = (
-    "level n n_units n_firing firing_rate rate_low rate_high mean ci_low ci_high effect effect_low effect_high "
-    "mean_when_firing rate_ratio q reason"
-).split()
+COLUMNS = ["level", "n", "n_units", "n_firing", "firing_rate", "rate_low", "rate_high", "mean", "ci_low", "ci_high", "effect", "effect_low", "effect_high", "mean_when_firing", "rate_ratio", "q", "reason"]
 
 
 def family_sweep(
@@ -131,7 +128,9 @@ def family_sweep(
         )
     absent = [int(level) for level, n in zip(levels, effects.n[shown], strict=True) if n == 0]
     if absent:
-        warnings.append(f"never observed in this slice (missing data, not zero): level {', '.join(map(str, absent[:12]))}")
+        warnings.append(
+            f"never observed in this slice (missing data, not zero): level {', '.join(map(str, absent[:12]))}"
+        )
     result = FamilySweep(
         operation="family_sweep",
         store=store.name,
@@ -151,10 +150,7 @@ def family_sweep(
             levels,
             *(
                 getattr(effects, name)[shown]
-                for name in (
-                    "n n_units n_firing firing_rate rate_low rate_high mean ci_low ci_high effect effect_low "
-                    "effect_high mean_when_firing rate_ratio q"
-                ).split()
+                for name in ["n", "n_units", "n_firing", "firing_rate", "rate_low", "rate_high", "mean", "ci_low", "ci_high", "effect", "effect_low", "effect_high", "mean_when_firing", "rate_ratio", "q"]
             ),
             [effects.reason(k) for k in range(1, len(levels) + 1)],
         ),
@@ -210,13 +206,19 @@ def _trend(labels: Labels) -> Any:
     pairs = int(counts.indptr[-1])
     level_of_pair = counts.labels[:pairs].astype(np.int64)
     cell = unit % N_FOLDS * (n_levels + 1) + level_of_pair
-    by_fold = np.bincount(cell, counts.pair_n[:pairs], N_FOLDS * (n_levels + 1)).reshape(N_FOLDS, -1).astype(np.int64)
+    by_fold = (
+        np.bincount(cell, counts.pair_n[:pairs], N_FOLDS * (n_levels + 1))
+        .reshape(N_FOLDS, -1)
+        .astype(np.int64)
+    )
     rows, values = labels.slice.firing
     _, code = labels.of_rows(rows)
     with_level = code > 0
     unit_of = labels.slice.firing_units
     fold = unit_of.units[unit_of.index[with_level]] % N_FOLDS
-    return spearman_by_unit(by_fold.sum(0)[1:], by_fold[:, 1:], fold, code[with_level] - 1, values[with_level])
+    return spearman_by_unit(
+        by_fold.sum(0)[1:], by_fold[:, 1:], fold, code[with_level] - 1, values[with_level]
+    )
 
 
 class _Adjustment:
@@ -229,7 +231,9 @@ class _Adjustment:
         self.others = [name for name in part.store.families if name != family]
         presence = presence_effects(part, [family, *self.others], 2)
         self.crude = float(presence.effect[0])
-        self.crude_sure = not (np.isnan(presence.effect_low[0]) or presence.effect_low[0] <= 0 <= presence.effect_high[0])
+        self.crude_sure = not (
+            np.isnan(presence.effect_low[0]) or presence.effect_low[0] <= 0 <= presence.effect_high[0]
+        )
         self.other_q, self.other_effect = presence.q[1:], np.abs(presence.effect[1:])
 
     def within(self, stratifier: str) -> StratifiedEffect:

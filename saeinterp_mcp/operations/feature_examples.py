@@ -108,8 +108,19 @@ def example_table(
 ) -> tuple[list[str], list[list[Cell]]]:
     """Columns and rows that show stored rows: sample, position, activation, text, then the groups."""
     groups = store.manifest.groups
-    columns = ["sample", "position", "activation", "text", *(["token"] if store.is_sequence else []), *(g.name for g in groups)]
-    first = next(p for p in range(len(store.manifest.excluded_positions) + 1) if p not in store.manifest.excluded_positions)
+    columns = [
+        "sample",
+        "position",
+        "activation",
+        "text",
+        *(["token"] if store.is_sequence else []),
+        *(g.name for g in groups),
+    ]
+    first = next(
+        p
+        for p in range(len(store.manifest.excluded_positions) + 1)
+        if p not in store.manifest.excluded_positions
+    )
     table: list[list[Cell]] = []
     for row, activation in zip(rows.tolist(), activations.tolist(), strict=True):
         sample, position = int(store.row_sample[row]), int(store.row_position[row])
@@ -165,10 +176,14 @@ def _group_rule(store: Store, group: str | None) -> str | None:
         return None
     name, separator, value = group.partition("=")
     if not separator:
-        raise BadInput(f"group must be NAME=VALUE, found {group!r}; groups: {', '.join(store.groups) or 'none'}")
+        raise BadInput(
+            f"group must be NAME=VALUE, found {group!r}; groups: {', '.join(store.groups) or 'none'}"
+        )
     info = store.group(name.strip())
     if value.strip() not in info.values:
-        raise UnknownName(f"group {info.name!r} has no value {value.strip()!r}; {nearest(value.strip(), info.values)}")
+        raise UnknownName(
+            f"group {info.name!r} has no value {value.strip()!r}; {nearest(value.strip(), info.values)}"
+        )
     escaped = value.strip().replace("\\", "\\\\").replace('"', '\\"')
     return f'{info.name}="{escaped}"'
 
@@ -185,4 +200,11 @@ def _containing(part: Slice, contains: str) -> Slice:
     holds = np.zeros(store.manifest.n_samples, bool)
     holds[np.searchsorted(store.first_token, at, side="right") - 1] = True
     mask = holds[store.row_sample[:n_rows]]
-    return Slice(store, part.feature, part.split, part.scoping, mask if part.mask is None else mask & part.mask, part.warnings)
+    return Slice(
+        store,
+        part.feature,
+        part.split,
+        part.scoping,
+        mask if part.mask is None else mask & part.mask,
+        part.warnings,
+    )

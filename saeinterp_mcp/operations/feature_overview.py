@@ -30,7 +30,6 @@ from saeinterp_mcp.store.base import Store
 from saeinterp_mcp.store.layout import QUANTILES, REGIONS
 
 
-
 class Firing(BaseModel):
     """How often and how strongly the feature fires in the slice; silent rows count in n, firing_rate and mean."""
 
@@ -100,7 +99,9 @@ Q_CUT = 0.05
 def feature_overview(
     store: Store,
     feature: Feature,
-    detail: Annotated[Literal["concise", "detailed"], Field(description="How long the lists are")] = "concise",
+    detail: Annotated[
+        Literal["concise", "detailed"], Field(description="How long the lists are")
+    ] = "concise",
     where: Where = None,
     split: SplitArgument = "explain",
     seed: Seed = 0,
@@ -115,7 +116,9 @@ def feature_overview(
     warnings = list(part.warnings)
     full = store.manifest.coverage == "full"
     if not full:
-        warnings.append("this store is sampled: it holds chosen examples only, so rates, means and effects are left out")
+        warnings.append(
+            "this store is sampled: it holds chosen examples only, so rates, means and effects are left out"
+        )
     flagged = bool(below_floor(store)[feature])
     if flagged:
         warnings.append("flagged: this feature fires too rarely or too weakly to be trusted")
@@ -126,7 +129,9 @@ def feature_overview(
     enhancers, suppressors = _tokens(part, limit) if full else (_empty("token"), _empty("token"))
     importance = feature_metrics(store, "all")["importance"]
     example_rows, activations = pick_rows(part, "spread", seed)
-    chosen = np.linspace(0, len(example_rows) - 1, min(len(example_rows), 4 if short else 12)).astype(np.int64)
+    chosen = np.linspace(0, len(example_rows) - 1, min(len(example_rows), 4 if short else 12)).astype(
+        np.int64
+    )
     columns, examples = example_table(
         store, example_rows[chosen], activations[chosen], *((10, 4) if short else (24, 10))
     )
@@ -153,15 +158,25 @@ def feature_overview(
         neighbours=_neighbours(store, feature, 3 if short else 8),
         examples=Table(columns=columns, rows=examples),
     )
-    return sealed(result, store, {"feature": feature, "detail": detail, "where": where, "split": split, "seed": seed})
+    return sealed(
+        result, store, {"feature": feature, "detail": detail, "where": where, "split": split, "seed": seed}
+    )
 
 
 def _firing(part: Slice) -> Firing:
     rows, values = part.firing
     s, c = float(values.sum()), float(len(rows))
     units, index = part.firing_units
-    unit_s, unit_c, unit_n = np.bincount(index, values), np.bincount(index), part.unit_rows[units].astype(np.float64)
-    everything = {"n": float(part.n_rows), "n_units": float(part.n_units), "n_firing_units": float(len(units))}
+    unit_s, unit_c, unit_n = (
+        np.bincount(index, values),
+        np.bincount(index),
+        part.unit_rows[units].astype(np.float64),
+    )
+    everything = {
+        "n": float(part.n_rows),
+        "n_units": float(part.n_units),
+        "n_firing_units": float(len(units)),
+    }
     nn = float((part.unit_rows.astype(np.float64) ** 2).sum())
 
     def arm(total: float, by_unit: Any) -> Arm:
@@ -207,7 +222,9 @@ def _regions(part: Slice, maximum: float) -> Table:
     rows, values = part.firing
     counts = count_regions(values, maximum)
     total = max(len(rows), 1)
-    means = [values[region_of(values, maximum) == i].mean() if counts[i] else np.nan for i in range(len(REGIONS))]
+    means = [
+        values[region_of(values, maximum) == i].mean() if counts[i] else np.nan for i in range(len(REGIONS))
+    ]
     shares = counts / total if np.isfinite(maximum) else np.full(len(REGIONS), np.nan)
     return Table(columns=["region", "n", "share", "mean"], rows=table_rows(REGIONS, counts, shares, means))
 
@@ -259,7 +276,9 @@ def _groups(part: Slice, limit: int) -> Table:
     effects = effects_of(labels, 20)
     order = np.lexsort((np.arange(len(effects.n)), -np.nan_to_num(np.abs(effects.effect), nan=-1.0)))
     order = order[~np.isnan(effects.effect[order])][:limit]
-    rows = [[primary.name, *row] for row in _effect_rows([visible_token(v) for v in labels.names], effects, order)]
+    rows = [
+        [primary.name, *row] for row in _effect_rows([visible_token(v) for v in labels.names], effects, order)
+    ]
     return Table(columns=["group", "value", *EFFECT_COLUMNS], rows=rows)
 
 
@@ -268,7 +287,10 @@ def _decoder(store: Store, feature: int, limit: int) -> DecoderSummary | None:
         return None
     norm = store.backend.column("outputs/norm")
     lists = {
-        side: [visible_token(store.output_tokens[t]) for t in store.list_of_feature(f"outputs/{side}/tokens", feature)[:limit]]
+        side: [
+            visible_token(store.output_tokens[t])
+            for t in store.list_of_feature(f"outputs/{side}/tokens", feature)[:limit]
+        ]
         for side in ("promoted", "suppressed")
     }
     return DecoderSummary(
@@ -299,5 +321,3 @@ def _summary(feature: int, firing: Firing, enhancers: Table, store: Store) -> st
         f"[{percent(firing.rate_low)}, {percent(firing.rate_high)}], {firing.n_firing_units} of {firing.n_units} units), "
         f"with mean {digits(firing.mean_when_firing)} and maximum {digits(firing.max)} when it fires.{goes}"
     )
-
-

@@ -34,11 +34,16 @@ class FeaturesSearch(Result):
 
 def features_search(
     store: Store,
-    query: Annotated[str | None, Field(description="Token to find (by token), or text of a label (by label)")] = None,
-    by: Annotated[
-        Literal["label", "token", "metric", "priority"] | None, Field(description="Default token with a query, else priority")
+    query: Annotated[
+        str | None, Field(description="Token to find (by token), or text of a label (by label)")
     ] = None,
-    where: Annotated[str | None, Field(description="Filter on features, e.g. firing_rate>0.01 and max>=3")] = None,
+    by: Annotated[
+        Literal["label", "token", "metric", "priority"] | None,
+        Field(description="Default token with a query, else priority"),
+    ] = None,
+    where: Annotated[
+        str | None, Field(description="Filter on features, e.g. firing_rate>0.01 and max>=3")
+    ] = None,
     sort: Annotated[str | None, Field(description=f"Metric, - for ascending: {', '.join(METRICS)}")] = None,
     limit: Limit = 20,
     cursor: Cursor = None,
@@ -58,8 +63,12 @@ def features_search(
         flagged = below_floor(store)
         keep &= ~flagged
         if flagged.any():
-            floor = "".join(f" or have {name} < {value:g}" for name, value in store.manifest.search_floor.items())
-            warnings.append(f"{int(flagged.sum())} features that never fire{floor} are left out; give where to see them")
+            floor = "".join(
+                f" or have {name} < {value:g}" for name, value in store.manifest.search_floor.items()
+            )
+            warnings.append(
+                f"{int(flagged.sum())} features that never fire{floor} are left out; give where to see them"
+            )
     extra: dict[str, NDArray[Any]] = {}
     if chosen == "label":
         warnings.append("this store has no labels yet")
@@ -120,7 +129,9 @@ def features_search(
 
 
 def _named(chosen: str, sort: str | None) -> str:
-    return {"token": "log-odds", "label": "match", "metric": sort or "importance"}.get(chosen, sort or "importance")
+    return {"token": "log-odds", "label": "match", "metric": sort or "importance"}.get(
+        chosen, sort or "importance"
+    )
 
 
 @lru_cache(maxsize=16)
@@ -131,7 +142,11 @@ def feature_metrics(store: Store, split: Split) -> dict[str, Floats]:
     n = max(store.n_rows(split), 1)
     n_firing = read("stats/n_firing")[:, s].astype(np.float64)
     mean = read("stats/sum")[:, s] / n
-    norm = read("outputs/norm").astype(np.float64) if store.backend.has("outputs/norm") else np.full(len(mean), np.nan)
+    norm = (
+        read("outputs/norm").astype(np.float64)
+        if store.backend.has("outputs/norm")
+        else np.full(len(mean), np.nan)
+    )
     return {
         "firing_rate": n_firing / n,
         "n_firing": n_firing,
@@ -167,7 +182,9 @@ def _by_token(
         at = np.flatnonzero(store.sample_tokens[: int(store.first_token[n_rows])] == token)
         rows = np.searchsorted(store.first_token, at, side="right") - 1
     if not len(rows):
-        raise NotInStore(f"token {query!r} is in the vocabulary but never in the {split} split; try split all")
+        raise NotInStore(
+            f"token {query!r} is in the vocabulary but never in the {split} split; try split all"
+        )
     _, features, _ = store.firing_at(rows)
     k = np.bincount(features, minlength=store.manifest.n_features).astype(np.float64)
     fires = feature_metrics(store, split)["n_firing"]

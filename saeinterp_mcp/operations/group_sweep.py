@@ -56,10 +56,7 @@ class GroupSweep(TableResult):
     explained_by: ExplainedBy | None
 
 
-COLUMNS = (
-    "value n n_units n_firing firing_rate mean ci_low ci_high effect effect_low effect_high share_core share_tail "
-    "base_share rate_ratio q reason"
-).split()
+COLUMNS = ["value", "n", "n_units", "n_firing", "firing_rate", "mean", "ci_low", "ci_high", "effect", "effect_low", "effect_high", "share_core", "share_tail", "base_share", "rate_ratio", "q", "reason"]
 
 
 def group_sweep(
@@ -85,7 +82,9 @@ def group_sweep(
     labels = part.labels(label_set)
     effects = effects_of(labels, min_n)
     share = {name: _share_of_region(labels, name) for name in ("core", "tail")}
-    order = np.lexsort((np.arange(len(effects.n)), -effects.n, -np.nan_to_num(np.abs(effects.effect), nan=-1.0)))
+    order = np.lexsort(
+        (np.arange(len(effects.n)), -effects.n, -np.nan_to_num(np.abs(effects.effect), nan=-1.0))
+    )
     arguments: dict[str, Any] = {
         "feature": feature, "by": by, "where": where, "scope": scope, "window": window, "min_n": min_n,
         "split": split, "seed": seed,
@@ -94,9 +93,13 @@ def group_sweep(
     pick = np.array(shown, np.int64)
     few = effects.only(pick)
     warnings = list(part.warnings)
-    explained = _explained_by(part, group, labels, share["core"], min_n) if label_set.count(".") == 1 else None
+    explained = (
+        _explained_by(part, group, labels, share["core"], min_n) if label_set.count(".") == 1 else None
+    )
     if explained:
-        warnings.append(f"{explained.value} may stand for {explained.attribute}={explained.attribute_value}: its peers show the effect too")
+        warnings.append(
+            f"{explained.value} may stand for {explained.attribute}={explained.attribute_value}: its peers show the effect too"
+        )
     if len(effects.n) == 1:
         warnings.append(f"{by} has a single value, so there is nothing to compare")
     result = GroupSweep(
@@ -196,7 +199,11 @@ def _explained_by(part: Slice, group: str, labels: Labels, core: Any, min_n: int
         effects = effects_of(peers, min_n)
         k = peers.names.index(column[dominant])
         effect, low = float(effects.effect[k]), float(effects.effect_low[k])
-        if low > 0 and effect >= 0.5 * own.effect[dominant] and (best is None or effect > (best.effect_of_peers or 0)):
+        if (
+            low > 0
+            and effect >= 0.5 * own.effect[dominant]
+            and (best is None or effect > (best.effect_of_peers or 0))
+        ):
             best = ExplainedBy(
                 value=info.values[dominant],
                 attribute=attribute,

@@ -27,7 +27,9 @@ class SimilarFeatures(TableResult):
 def similar_features(
     store: Store,
     feature: Feature,
-    by: Annotated[Literal["decoder", "coactivation"], Field(description="Decoder direction, or firing on the same rows")] = "coactivation",
+    by: Annotated[
+        Literal["decoder", "coactivation"], Field(description="Decoder direction, or firing on the same rows")
+    ] = "coactivation",
     limit: Annotated[int, Field(ge=1, le=NEIGHBOURS, description="Features shown")] = 10,
     where: Where = None,
     split: SplitArgument = "explain",
@@ -54,10 +56,15 @@ def similar_features(
     percentile = 100 * np.searchsorted(random, scores, side="left") / len(random)
     rates = feature_metrics(store, "explain")["firing_rate"]
     rows: list[list[Any]] = [
-        [int(f), float(s), float(p), None, float(rates[f])] for f, s, p in zip(others, scores, percentile, strict=True)
+        [int(f), float(s), float(p), None, float(rates[f])]
+        for f, s, p in zip(others, scores, percentile, strict=True)
     ]
     total = len(store.list_of_feature(f"{prefix}/features", feature))
-    best = f"; nearest is {rows[0][0]} at {digits(rows[0][1])} (random pairs: 99 % under {digits(float(np.quantile(random, 0.99)))})" if rows else ""
+    best = (
+        f"; nearest is {rows[0][0]} at {digits(rows[0][1])} (random pairs: 99 % under {digits(float(np.quantile(random, 0.99)))})"
+        if rows
+        else ""
+    )
     result = SimilarFeatures(
         operation="similar_features",
         store=store.name,

@@ -18,9 +18,9 @@ from saeinterp_mcp.analysis.moments import (
     distinct_sorted,
     label_moments,
 )
-from saeinterp_mcp.errors import BadInput, nearest
-from saeinterp_mcp.rules import REGIONS, check_rule, evaluate, parse_rule
 from saeinterp_mcp.analysis.ranges import expand_ranges
+from saeinterp_mcp.errors import BadInput
+from saeinterp_mcp.rules import REGIONS, check_rule, evaluate, parse_rule
 from saeinterp_mcp.store.base import Bools, Ints, Store
 from saeinterp_mcp.store.layout import REGIONS as FIRING_REGIONS
 from saeinterp_mcp.store.manifest import SPLITS, Split
@@ -45,9 +45,13 @@ class Scoping:
     def warnings(self) -> list[str]:
         """What a reader of the result must know."""
         if self.scope == "sample":
-            return ["scope 'sample' counts later tokens too; a causal model has not seen them at the position"]
+            return [
+                "scope 'sample' counts later tokens too; a causal model has not seen them at the position"
+            ]
         if self.scope == "before":
-            return [f"scope 'before' is the {self.window} positions before: a heuristic, not the model's attention"]
+            return [
+                f"scope 'before' is the {self.window} positions before: a heuristic, not the model's attention"
+            ]
         return []
 
 
@@ -281,7 +285,10 @@ class Labels:
         starts, stops = self._rows_in_scope(rows)
         entry, row = np.repeat(one_each, stops - starts), expand_ranges(starts, stops - starts)
         if self.slice.scoping.scope == "before":
-            near = store.row_position[rows].astype(np.int64)[entry] - store.row_position[row] <= self.slice.scoping.window
+            near = (
+                store.row_position[rows].astype(np.int64)[entry] - store.row_position[row]
+                <= self.slice.scoping.window
+            )
             entry, row = entry[near], row[near]
         keys = np.unique(entry * len(store.tokens) + store.token_of_rows(row))
         return keys // len(store.tokens), keys % len(store.tokens)
@@ -379,7 +386,12 @@ def stored_counts(store: Store, label_set: str, split: Split, reference: Referen
 
 
 def make_slice(
-    store: Store, feature: int, split: Split, where: str | None, scoping: Scoping | None = None, given: str | None = None
+    store: Store,
+    feature: int,
+    split: Split,
+    where: str | None,
+    scoping: Scoping | None = None,
+    given: str | None = None,
 ) -> Slice:
     """The rows of a split where `where` (and `given`) hold.
 

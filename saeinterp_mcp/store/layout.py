@@ -56,7 +56,9 @@ ARRAYS = (
     ArraySpec("counts/*/units", "i8", "2, K", "units with such a row"),
     ArraySpec("counts/*/rest_units", "i8", "2, K", "units with a row that lacks the label"),
     ArraySpec("counts/*/nn", "f8", "2, K", "sum over units of n^2"),
-    ArraySpec("counts/*/n_reference", "f8", "2, K", "sum over units of n * n(level 0), or n * rows of the unit"),
+    ArraySpec(
+        "counts/*/n_reference", "f8", "2, K", "sum over units of n * n(level 0), or n * rows of the unit"
+    ),
     ArraySpec("counts/*/indptr", "i8", "U+1", "where a unit's labels begin"),
     ArraySpec("counts/*/labels", "u4", "pairs", "labels of the unit, ascending"),
     ArraySpec("counts/*/pair_n", "u4", "pairs", "its rows with that label"),
@@ -74,7 +76,9 @@ ARRAYS = (
     ArraySpec("stats/quantiles", "f4", "F, 2, 11", "quantiles (layout.QUANTILES) of the activations"),
     ArraySpec("stats/effective_max", "f4", "F", "99.5th percentile in `explain`, NaN under 20 firings"),
     ArraySpec("stats/regions", "i8", "F, 2, 6", "firing rows by region (layout.REGIONS)"),
-    ArraySpec("stats/histogram", "u4", "F, 2, 256", "activations by shared log2 bins, 8 per octave from 2^-16"),
+    ArraySpec(
+        "stats/histogram", "u4", "F, 2, 256", "activations by shared log2 bins, 8 per octave from 2^-16"
+    ),
     ArraySpec("top/rows", "u4", "F, 2, 128", "strongest rows, by (-activation, row)"),
     ArraySpec("top/values", "f4", "F, 2, 128", "their activations"),
     ArraySpec("examples/spread", "u4", "F, 24", "rows drawn evenly over the quantiles, strongest first"),

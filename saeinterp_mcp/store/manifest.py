@@ -109,7 +109,9 @@ def read_manifest(store: Path) -> Manifest:
     path = store / MANIFEST
     rebuild = "Give the folder that `saeinterp-pipeline build` or `import` published, or make it again."
     if not store.is_dir():
-        raise BadStore(store, "a folder holding a store", "nothing" if not store.exists() else "a file", rebuild)
+        raise BadStore(
+            store, "a folder holding a store", "nothing" if not store.exists() else "a file", rebuild
+        )
     if not path.is_file():
         names = sorted(p.name for p in store.iterdir())[:5]
         raise BadStore(store, f"a store with {MANIFEST}", f"{', '.join(names) or 'an empty folder'}", rebuild)

@@ -68,7 +68,9 @@ class World:
 class MemoryBackend(Backend):
     """Arrays and tables in dictionaries."""
 
-    def __init__(self, manifest: Manifest, arrays: dict[str, AnyArray], tables: dict[str, pl.DataFrame]) -> None:
+    def __init__(
+        self, manifest: Manifest, arrays: dict[str, AnyArray], tables: dict[str, pl.DataFrame]
+    ) -> None:
         self._manifest, self._arrays, self._tables = manifest, arrays, tables
 
     def manifest(self) -> Manifest:
@@ -147,7 +149,9 @@ class _Truth:
             n_features=w.n_features,
             n_samples=len(self.samples),
             n_rows=len(self.rows),
-            n_positions_stored=len(self.rows) if w.kind == "set" else sum(len(s.tokens) for s in self.samples),
+            n_positions_stored=len(self.rows)
+            if w.kind == "set"
+            else sum(len(s.tokens) for s in self.samples),
             n_activations=int((self.dense > 0).sum()),
             n_units=len(self.units),
             n_explain={
@@ -166,7 +170,12 @@ class _Truth:
 
     def _samples(self) -> None:
         put = self.arrays.__setitem__
-        lists = [sorted({self.tokens.index(t) for t in s.tokens}) if self.world.kind == "set" else [self.tokens.index(t) for t in s.tokens] for s in self.samples]
+        lists = [
+            sorted({self.tokens.index(t) for t in s.tokens})
+            if self.world.kind == "set"
+            else [self.tokens.index(t) for t in s.tokens]
+            for s in self.samples
+        ]
         n_rows = [sum(s == i for s, _, _ in self.rows) for i in range(len(self.samples))]
         put("rows/unit", self.row_unit.astype(np.uint32))
         put("rows/sample", np.array([s for s, _, _ in self.rows], np.uint32))
@@ -176,9 +185,15 @@ class _Truth:
         put("samples/tokens", np.array([t for one in lists for t in one], np.uint32))
         put("samples/first_token", np.array([0, *np.cumsum([len(one) for one in lists])], np.int64))
         put("samples/first_row", np.array([0, *np.cumsum(n_rows)], np.int64))
-        put("units/first_row", np.array([sum(self.row_unit < u) for u in range(len(self.units) + 1)], np.int64))
+        put(
+            "units/first_row",
+            np.array([sum(self.row_unit < u) for u in range(len(self.units) + 1)], np.int64),
+        )
         rows_of_unit = np.array([(self.row_unit == u).sum() for u in range(len(self.units))], float)
-        put("counts/unit_nn", np.array([(rows_of_unit[: self.n_explain_units] ** 2).sum(), (rows_of_unit**2).sum()]))
+        put(
+            "counts/unit_nn",
+            np.array([(rows_of_unit[: self.n_explain_units] ** 2).sum(), (rows_of_unit**2).sum()]),
+        )
         self.tables["samples"] = pl.DataFrame({"unit": [self.units[u] for u in self.unit_of]})
         labels = [[self.tokens.index(t) for t in held] for _, _, held in self.rows]
         self._count("tokens", labels, len(self.tokens), "rest")
@@ -197,11 +212,13 @@ class _Truth:
                     n = counts[label]
                     out["n"][split, label] += n
                     out["units"][split, label] += n > 0
-                    out["rest_units"][split, label] += 0 < rows and n < rows
+                    out["rest_units"][split, label] += rows > 0 and n < rows
                     out["nn"][split, label] += n * n
                     out["n_reference"][split, label] += n * (counts[0] if reference == "level_0" else rows)
         for f, array in out.items():
-            self.arrays[f"counts/{name}/{f}"] = array if f in ("nn", "n_reference") else array.astype(np.int64)
+            self.arrays[f"counts/{name}/{f}"] = (
+                array if f in ("nn", "n_reference") else array.astype(np.int64)
+            )
         pairs = [(label, counts[label]) for counts in by_unit for label in sorted(counts)]
         self.arrays[f"counts/{name}/indptr"] = np.array([0, *np.cumsum([len(c) for c in by_unit])], np.int64)
         self.arrays[f"counts/{name}/labels"] = np.array([label for label, _ in pairs], np.uint32)
@@ -240,7 +257,9 @@ class _Truth:
                     name=name,
                     values=tuple(values),
                     primary=name == (self.world.primary or names[0]),
-                    attributes={a: tuple(table.get(v, {}).get(a, NONE_VALUE) for v in values) for a in attributes},
+                    attributes={
+                        a: tuple(table.get(v, {}).get(a, NONE_VALUE) for v in values) for a in attributes
+                    },
                 )
             )
             codes = [values.index(v) for v in of_sample]
@@ -261,11 +280,14 @@ class _Truth:
 
     def _stats(self) -> None:
         f = self.world.n_features
-        names = "n_firing n_firing_units sum sumsq max unit_ss unit_sn unit_cc unit_cn".split()
+        names = ["n_firing", "n_firing_units", "sum", "sumsq", "max", "unit_ss", "unit_sn", "unit_cc", "unit_cn"]
         stats = {name: np.zeros((f, 2)) for name in names}
         quantiles = np.full((f, 2, len(QUANTILES)), np.nan, np.float32)
         maximum = np.full(f, np.nan, np.float32)
-        regions, histogram = np.zeros((f, 2, len(REGIONS)), np.int64), np.zeros((f, 2, HISTOGRAM_BINS), np.uint32)
+        regions, histogram = (
+            np.zeros((f, 2, len(REGIONS)), np.int64),
+            np.zeros((f, 2, HISTOGRAM_BINS), np.uint32),
+        )
         top_rows = np.full((f, 2, TOP), NO_INDEX, np.uint32)
         top_values = np.full((f, 2, TOP), np.nan, np.float32)
         for feature in range(f):
@@ -281,7 +303,12 @@ class _Truth:
                 for u in set(units.tolist()):
                     s, c, n = column[units == u].sum(), (column[units == u] > 0).sum(), (units == u).sum()
                     stats["n_firing_units"][feature, split] += c > 0
-                    for name, value in (("unit_ss", s * s), ("unit_sn", s * n), ("unit_cc", c * c), ("unit_cn", c * n)):
+                    for name, value in (
+                        ("unit_ss", s * s),
+                        ("unit_sn", s * n),
+                        ("unit_cc", c * c),
+                        ("unit_cn", c * n),
+                    ):
                         stats[name][feature, split] += value
                 fires = column[column > 0]
                 if len(fires):
@@ -296,20 +323,33 @@ class _Truth:
                 top_rows[feature, split, : len(best)] = best
                 top_values[feature, split, : len(best)] = column[best]
         kinds = {"n_firing": np.int64, "n_firing_units": np.int64, "max": np.float32}
-        self.arrays |= {f"stats/{name}": array.astype(kinds.get(name, np.float64)) for name, array in stats.items()}
-        self.arrays |= {"stats/quantiles": quantiles, "stats/effective_max": maximum, "stats/regions": regions}
+        self.arrays |= {
+            f"stats/{name}": array.astype(kinds.get(name, np.float64)) for name, array in stats.items()
+        }
+        self.arrays |= {
+            "stats/quantiles": quantiles,
+            "stats/effective_max": maximum,
+            "stats/regions": regions,
+        }
         self.arrays |= {"stats/histogram": histogram, "top/rows": top_rows, "top/values": top_values}
 
     def _examples(self) -> None:
-        lists = {pick: np.full((self.world.n_features, EXAMPLES), NO_INDEX, np.uint32) for pick in ("spread", "core", "near_miss", "silent")}
+        lists = {
+            pick: np.full((self.world.n_features, EXAMPLES), NO_INDEX, np.uint32)
+            for pick in ("spread", "core", "near_miss", "silent")
+        }
         n = self.n_explain
         for feature in range(self.world.n_features):
             column = self.dense[:n, feature]
             rows = np.flatnonzero(column)
             maximum = float(self.arrays["stats/effective_max"][feature])
             chosen = {
-                "spread": spread_over_quantiles(rows, column[rows], self.row_unit, EXAMPLES, rng(self.seed, "spread", feature)),
-                "core": from_core(rows, column[rows], maximum, self.row_unit, EXAMPLES, rng(self.seed, "core", feature)),
+                "spread": spread_over_quantiles(
+                    rows, column[rows], self.row_unit, EXAMPLES, rng(self.seed, "spread", feature)
+                ),
+                "core": from_core(
+                    rows, column[rows], maximum, self.row_unit, EXAMPLES, rng(self.seed, "core", feature)
+                ),
                 "near_miss": self._near_misses(feature),
                 "silent": uniform_silent(rows, n, EXAMPLES, rng(self.seed, "silent", feature)),
             }
@@ -326,7 +366,9 @@ class _Truth:
         for token in self.tokens:
             has = np.array([token in held for _, _, held in self.rows[: self.n_explain]])
             k, n = float((column[has] > 0).sum()), float(has.sum())
-            odds[token] = float(token_log_odds(np.array(k), np.array(n), np.array(float((column > 0).sum())), self.n_explain))
+            odds[token] = float(
+                token_log_odds(np.array(k), np.array(n), np.array(float((column > 0).sum())), self.n_explain)
+            )
         silent = np.flatnonzero(column == 0)
         score = [round(sum(odds[t] for t in self.rows[r][2]), 9) for r in silent.tolist()]
         tie = seeded_hash(silent, self.seed, "near_miss", feature).tolist()
@@ -341,7 +383,9 @@ class _Truth:
         self.arrays["weights/decoder"] = w.decoder
         if w.unembedding is None:
             return
-        centred = (w.unembedding - w.unembedding.mean(1, keepdims=True, dtype=np.float64)).T.astype(np.float32)
+        centred = (w.unembedding - w.unembedding.mean(1, keepdims=True, dtype=np.float64)).T.astype(
+            np.float32
+        )
         self.arrays["weights/unembedding"] = centred
         effects = np.round(w.decoder.astype(np.float64) @ centred.T.astype(np.float64), 9)
         self.arrays["outputs/norm"] = np.sqrt((effects**2).sum(1)).astype(np.float32)
@@ -349,7 +393,7 @@ class _Truth:
             tokens = np.full((len(effects), OUTPUTS), NO_INDEX, np.uint32)
             values = np.full((len(effects), OUTPUTS), np.nan, np.float32)
             for f, row in enumerate(effects):
-                best = sorted(range(len(row)), key=lambda o: (sign * row[o], o))[:OUTPUTS]  # noqa: B023
+                best = sorted(range(len(row)), key=lambda o: (sign * row[o], o))[:OUTPUTS]
                 tokens[f, : len(best)], values[f, : len(best)] = best, row[best]
             self.arrays[f"outputs/{side}/tokens"], self.arrays[f"outputs/{side}/effects"] = tokens, values
 
@@ -374,15 +418,19 @@ class _Truth:
         values = np.full((n, NEIGHBOURS), np.nan, np.float32)
         scores = np.round(scores, 9)
         for a in range(n):
-            others = sorted((b for b in range(n) if b != a), key=lambda b: (-scores[a, b], b))[:NEIGHBOURS]  # noqa: B023
+            others = sorted((b for b in range(n) if b != a), key=lambda b: (-scores[a, b], b))[:NEIGHBOURS]
             features[a, : len(others)], values[a, : len(others)] = others, scores[a, others]
         self.arrays[f"neighbours/{by}/features"], self.arrays[f"neighbours/{by}/scores"] = features, values
         pairs = np.zeros(1) if n == 1 else scores[random_pairs(n, self.seed, by)]
-        self.arrays[f"neighbours/{by}/random"] = np.quantile(pairs, np.linspace(0, 1, N_RANDOM_QUANTILES)).astype(np.float32)
+        self.arrays[f"neighbours/{by}/random"] = np.quantile(
+            pairs, np.linspace(0, 1, N_RANDOM_QUANTILES)
+        ).astype(np.float32)
 
     def _vocabulary(self) -> None:
         held = [{t for s, _, tokens in self.rows if s == i for t in tokens} for i in range(len(self.samples))]
         df = [sum(t in one for one in held) for t in self.tokens]
         self.arrays["vocabulary/samples"] = np.array(df, np.int64)
         idf = [float(np.log(len(self.samples) + 1) - np.log(n + 1)) for n in df]
-        self.tables["vocabulary"] = pl.DataFrame({"token": self.tokens, "samples": df, "idf": idf}, schema_overrides={"token": pl.String})
+        self.tables["vocabulary"] = pl.DataFrame(
+            {"token": self.tokens, "samples": df, "idf": idf}, schema_overrides={"token": pl.String}
+        )

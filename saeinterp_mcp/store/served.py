@@ -43,7 +43,9 @@ class ServedStores:
         """
         if name is None:
             if len(self.by_name) > 1:
-                raise UnknownName(f"several stores are served; say which with store: {', '.join(self.by_name)}")
+                raise UnknownName(
+                    f"several stores are served; say which with store: {', '.join(self.by_name)}"
+                )
             return next(iter(self.by_name.values()))
         if name not in self.by_name:
             raise UnknownName(f"no store {name!r} is served; {nearest(name, self.by_name)}")

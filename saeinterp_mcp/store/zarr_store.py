@@ -133,7 +133,9 @@ class ZarrBackend(Backend):
             raise BadStore(meta_path, "metadata of a Zarr v3 array", f"{error!r}", REBUILD) from error
         whole_rows = grid[1:] == tuple(max(1, n) for n in shape[1:])
         if not whole_rows or len(meta["codecs"]) != 1 or codec["name"] not in ("bytes", "sharding_indexed"):
-            raise BadStore(meta_path, "uncompressed chunks of whole rows", f"codecs {meta['codecs']}", REBUILD)
+            raise BadStore(
+                meta_path, "uncompressed chunks of whole rows", f"codecs {meta['codecs']}", REBUILD
+            )
         n_files = -(-shape[0] // grid[0]) if 0 not in shape else 0
         tail = ["0"] * (len(shape) - 1)
         files = tuple(path.joinpath("c", str(i), *tail) for i in range(n_files))
@@ -152,7 +154,9 @@ def _check_shard(file: Path, n_entries: int, shard: int, itemsize: int) -> None:
         index = np.frombuffer(handle.read(n_chunks * 16), dtype="<u8").reshape(n_chunks, 2)
     used = -(-n_entries // INNER_CHUNK)
     size = INNER_CHUNK * itemsize
-    expected = np.stack([np.arange(used, dtype=np.uint64) * np.uint64(size), np.full(used, size, np.uint64)], 1)
+    expected = np.stack(
+        [np.arange(used, dtype=np.uint64) * np.uint64(size), np.full(used, size, np.uint64)], 1
+    )
     if not np.array_equal(index[:used], expected):
         raise BadStore(file, "inner chunks in order without gaps", "another order", REBUILD)
 
@@ -249,5 +253,3 @@ def move_into_place(folder: Path, out: Path) -> None:
     descriptor = os.open(out.parent, os.O_RDONLY)
     os.fsync(descriptor)
     os.close(descriptor)
-
-

@@ -16,9 +16,7 @@ def dense(store: Store, feature: int, split: str = "all") -> np.ndarray[Any, np.
     return column[: store.n_rows(split)]  # type: ignore[arg-type]
 
 
-def arms(
-    value: Any, unit: Any, first: Any, second: Any, keep: Any
-) -> tuple[Arm, Arm, Cross]:
+def arms(value: Any, unit: Any, first: Any, second: Any, keep: Any) -> tuple[Arm, Arm, Cross]:
     """Sums of two sets of rows (masks), over the units of the kept rows."""
     sums: dict[str, list[float]] = {}
     for u in np.unique(unit):
@@ -32,8 +30,21 @@ def arms(
 
     def arm(name: str) -> Arm:
         n, s = v[f"n{name}"], v[f"s{name}"]
-        parts = (n.sum(), (n > 0).sum(), v[f"f{name}"].sum(), s.sum(), (s * s).sum(), (s * n).sum(), (n * n).sum())
+        parts = (
+            n.sum(),
+            (n > 0).sum(),
+            v[f"f{name}"].sum(),
+            s.sum(),
+            (s * s).sum(),
+            (s * n).sum(),
+            (n * n).sum(),
+        )
         return Arm(*(np.array([float(p)]) for p in parts))
 
-    crossed = ((v["sa"] * v["sb"]).sum(), (v["sa"] * v["nb"]).sum(), (v["na"] * v["sb"]).sum(), (v["na"] * v["nb"]).sum())
+    crossed = (
+        (v["sa"] * v["sb"]).sum(),
+        (v["sa"] * v["nb"]).sum(),
+        (v["na"] * v["sb"]).sum(),
+        (v["na"] * v["nb"]).sum(),
+    )
     return arm("a"), arm("b"), Cross(*(np.array([float(c)]) for c in crossed))

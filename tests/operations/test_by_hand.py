@@ -28,13 +28,22 @@ def rows(result: Any, key: str = "") -> dict[Any, dict[str, Any]]:
 
 def test_status_counts_what_the_world_holds(gear: Store) -> None:
     (status,) = store_status(ServedStores([gear])).stores
-    assert (status.kind, status.n_features, status.n_samples, status.n_positions, status.n_activations) == ("set", 5, 12, 12, 23)
+    assert (status.kind, status.n_features, status.n_samples, status.n_positions, status.n_activations) == (
+        "set",
+        5,
+        12,
+        12,
+        23,
+    )
     assert [(f.name, f.n_levels, f.encoding) for f in status.families] == [
         ("swim", 2, "cumulative"),
         ("comeback", 1, "exclusive"),
         ("ninja", 1, "exclusive"),
     ]
-    assert [(g.name, g.n_values, g.attributes) for g in status.groups] == [("weapon", 5, ["class"]), ("season", 2, [])]
+    assert [(g.name, g.n_values, g.attributes) for g in status.groups] == [
+        ("weapon", 5, ["class"]),
+        ("season", 2, []),
+    ]
 
 
 def test_overview_counts_silent_samples(gear: Store) -> None:
@@ -59,7 +68,10 @@ def test_sweep_uses_the_highest_level_of_a_cumulative_family(gear: Store) -> Non
     sweep = family_sweep(gear, 0, "swim", min_n=1, split="all")
     assert (sweep.baseline.n, sweep.baseline.n_firing, sweep.baseline.mean) == (7, 0, 0.0)
     table = rows(sweep)
-    assert {level: (r["n"], r["firing_rate"], r["mean"], r["effect"], r["mean_when_firing"]) for level, r in table.items()} == {
+    assert {
+        level: (r["n"], r["firing_rate"], r["mean"], r["effect"], r["mean_when_firing"])
+        for level, r in table.items()
+    } == {
         3: (3, 1.0, 3.0, 3.0, 3.0),
         6: (2, 1.0, 6.0, 6.0, 6.0),
     }
@@ -113,7 +125,9 @@ def test_heatmap_has_the_interaction_that_was_planted(gear: Store) -> None:
 
 
 def test_a_cell_never_observed_is_missing_and_not_zero(gear: Store) -> None:
-    heatmap = family_heatmap(gear, 2, "swim", "comeback", where="not (family:swim>=6 and family:comeback>=1)", min_n=1, split="all")
+    heatmap = family_heatmap(
+        gear, 2, "swim", "comeback", where="not (family:swim>=6 and family:comeback>=1)", min_n=1, split="all"
+    )
     cell = next(dict(zip(heatmap.columns, r, strict=True)) for r in heatmap.rows if r[:2] == [6, 1])
     assert cell["n"] == 0
     assert {cell[c] for c in ("firing_rate", "mean", "ci_low", "ci_high", "interaction")} == {None}
@@ -136,7 +150,11 @@ def test_group_sweep_compares_each_value_with_all_others(gear: Store) -> None:
 
 def test_group_sweep_by_attribute_adds_up_its_values(gear: Store) -> None:
     by_class = rows(group_sweep(gear, 1, "class", min_n=1, split="all"))
-    assert (by_class["roller"]["n"], by_class["roller"]["mean"], by_class["roller"]["effect"]) == (6, 0.75, 0.75)
+    assert (by_class["roller"]["n"], by_class["roller"]["mean"], by_class["roller"]["effect"]) == (
+        6,
+        0.75,
+        0.75,
+    )
     assert by_class == rows(group_sweep(gear, 1, "weapon.class", min_n=1, split="all"))
 
 
@@ -149,7 +167,9 @@ def test_decoder_influence_is_the_centred_product(gear: Store) -> None:
     assert found.effect_norm == pytest.approx(math.sqrt(6), rel=1e-5)
     assert found.effect_percentile == 20.0
     # a random direction of length 1 has effect N(0, 5 / 2) on output a
-    assert table["a"]["percentile"] == pytest.approx(100 * 0.5 * (1 + math.erf(2 / math.sqrt(5 / 2) / math.sqrt(2))), rel=1e-5)
+    assert table["a"]["percentile"] == pytest.approx(
+        100 * 0.5 * (1 + math.erf(2 / math.sqrt(5 / 2) / math.sqrt(2))), rel=1e-5
+    )
     assert found.basis == "weights"
 
 
@@ -166,7 +186,9 @@ def test_search_by_token_says_where_the_feature_fires(gear: Store) -> None:
 
 
 def test_search_filters_and_sorts_by_metrics(gear: Store) -> None:
-    found = features_search(gear, by="metric", sort="firing_rate", where="firing_rate>0.2 and max<5", split="all")
+    found = features_search(
+        gear, by="metric", sort="firing_rate", where="firing_rate>0.2 and max<5", split="all"
+    )
     assert [row[0] for row in found.rows] == [4, 1, 2]
     assert found.total == 3
 
@@ -210,7 +232,7 @@ def test_silent_examples_do_not_fire(gear: Store) -> None:
     [
         (lambda s: family_sweep(s, 9, "swim"), UnknownName, "feature 9 is not in store 'builds', which has 0 to 4; features_search finds some"),
         (lambda s: family_sweep(s, 0, "swimm"), UnknownName, "no family 'swimm' in store 'builds'; nearest: 'swim'"),
-        (lambda s: group_sweep(s, 0, "wepon"), UnknownName, "no group or attribute 'wepon' in store 'builds'; nearest: 'weapon', 'weapon.class'"),
+        (lambda s: group_sweep(s, 0, "wepon"), UnknownName, "no group or attribute 'wepon' in store 'builds'; nearest: 'weapon', 'weapon.class', 'season'"),
         (lambda s: family_sweep(s, 0, "swim", group="x"), UnknownName, "no group 'x' in store 'builds'; there are: 'weapon', 'season'"),
         (lambda s: family_heatmap(s, 0, "swim", "swim"), BadInput, "family_x and family_y are both 'swim'; a heatmap needs two families"),
         (lambda s: family_sweep(s, 0, "swim", scope="before"), BadInput, "scope 'before' has no meaning in set store 'builds'; leave it out"),
@@ -219,7 +241,9 @@ def test_silent_examples_do_not_fire(gear: Store) -> None:
         (lambda s: feature_examples(s, 0, group="weapon=bow"), UnknownName, "group 'weapon' has no value 'bow'; there are: '(none)', 'blaster', 'brush', 'charger', 'roller'"),
     ],
 )  # fmt: skip
-def test_a_wrong_call_is_told_what_there_is(gear: Store, call: Any, kind: type[Exception], message: str) -> None:
+def test_a_wrong_call_is_told_what_there_is(
+    gear: Store, call: Any, kind: type[Exception], message: str
+) -> None:
     with pytest.raises(kind) as error:
         call(gear)
     assert str(error.value) == message
@@ -229,7 +253,9 @@ def test_a_store_without_decoder_says_what_to_give(stores: Any) -> None:
     from saeinterp_mcp.store.memory_store import World, WorldSample, memory_store
 
     bare = memory_store(World("set", 1, (WorldSample(("a",)),), {(0, 0, 0): 1.0}))
-    with pytest.raises(NotInStore, match="holds no decoder with unembedding, so decoder_influence cannot answer"):
+    with pytest.raises(
+        NotInStore, match="holds no decoder with unembedding, so decoder_influence cannot answer"
+    ):
         decoder_influence(bare, 0)
 
 

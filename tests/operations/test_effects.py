@@ -17,7 +17,9 @@ from tests.worlds import has_rows, texts, worlds
 
 def same(mine: Any, true: Any, k: int, what: str) -> None:
     for field in fields(type(true)):
-        assert getattr(mine, field.name)[k] == pytest.approx(float(getattr(true, field.name)[0]), abs=1e-6), f"{what} {field.name}"
+        assert getattr(mine, field.name)[k] == pytest.approx(float(getattr(true, field.name)[0]), abs=1e-6), (
+            f"{what} {field.name}"
+        )
 
 
 def check_label_set(part: Slice, label_set: str, value: Any, keep: Any) -> None:
@@ -43,7 +45,9 @@ def label_sets(store: Store) -> list[str]:
     return sets + [f"group.{g}" for g in store.groups]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
 @given(world=worlds(), data=st.data())
 def test_sums_by_label_equal_a_loop_over_units(world: World, data: st.DataObject) -> None:
     assume(has_rows(world))
@@ -52,7 +56,11 @@ def test_sums_by_label_equal_a_loop_over_units(world: World, data: st.DataObject
     n_rows = store.n_rows(split)
     assume(n_rows > 0)
     masked = data.draw(st.booleans())
-    keep = np.array(data.draw(st.lists(st.booleans(), min_size=n_rows, max_size=n_rows))) if masked else np.ones(n_rows, bool)
+    keep = (
+        np.array(data.draw(st.lists(st.booleans(), min_size=n_rows, max_size=n_rows)))
+        if masked
+        else np.ones(n_rows, bool)
+    )
     scopes = ["at", "before", "sample"] if store.is_sequence else ["at"]
     scoping = Scoping(data.draw(st.sampled_from(scopes)), window=2)
     for feature in range(world.n_features):
@@ -73,5 +81,7 @@ def test_scopes_see_the_tokens_they_say(scope: str) -> None:
     for row in range(0, store.n_rows("all"), 7):
         tokens = world.samples[int(source[store.row_sample[row]])].tokens
         p = int(store.row_position[row])
-        seen = {"at": tokens[p : p + 1], "before": tokens[max(1, p - window) : p], "sample": tokens[1:]}[scope]
+        seen = {"at": tokens[p : p + 1], "before": tokens[max(1, p - window) : p], "sample": tokens[1:]}[
+            scope
+        ]
         assert code[row] == max(({"1": 1, "22": 2}.get(t, 0) for t in seen), default=0)

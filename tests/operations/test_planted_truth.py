@@ -37,13 +37,26 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     rate[:, KIT] = np.where(np.isin(weapon, ["a", "b"]), 0.5, 0.02) * np.where(weapon == "b", 0.6, 1.0)
     fires = rng.random(rate.shape) < rate
     samples = tuple(
-        WorldSample(tuple(t for t, here in (("quiet", quiet[i]), ("habit", habit[i]), ("skill", skill[i])) if here), f"u{i}", {"weapon": str(weapon[i])})
+        WorldSample(
+            tuple(t for t, here in (("quiet", quiet[i]), ("habit", habit[i]), ("skill", skill[i])) if here),
+            f"u{i}",
+            {"weapon": str(weapon[i])},
+        )
         for i in range(N)
     )
-    activations = {(int(f), int(i), 0): float(strength[i, f]) for i, f in zip(*np.nonzero(fires), strict=True)}
-    families = tuple(FamilyInfo(name=t, encoding="exclusive", levels=(1,), tokens={t: 1}) for t in ("quiet", "habit", "skill"))
-    kits = {"weapon": {"a": {"sub": "mine"}, "b": {"sub": "mine"}, "c": {"sub": "bomb"}, "d": {"sub": "bomb"}}}
-    world = World("set", FIRST_SHUFFLED + N_SHUFFLED, samples, activations, families, primary="weapon", attributes=kits)
+    activations = {
+        (int(f), int(i), 0): float(strength[i, f]) for i, f in zip(*np.nonzero(fires), strict=True)
+    }
+    families = tuple(
+        FamilyInfo(name=t, encoding="exclusive", levels=(1,), tokens={t: 1})
+        for t in ("quiet", "habit", "skill")
+    )
+    kits = {
+        "weapon": {"a": {"sub": "mine"}, "b": {"sub": "mine"}, "c": {"sub": "bomb"}, "d": {"sub": "bomb"}}
+    }
+    world = World(
+        "set", FIRST_SHUFFLED + N_SHUFFLED, samples, activations, families, primary="weapon", attributes=kits
+    )
     return open_store(import_world(world, tmp_path_factory.mktemp("planted")))
 
 
@@ -93,7 +106,11 @@ def test_a_direct_effect_survives_within_the_group(store: Store) -> None:
 def test_a_kit_behind_a_dominant_weapon_is_named(store: Store) -> None:
     sweep = group_sweep(store, KIT, "weapon")
     assert sweep.explained_by is not None
-    assert (sweep.explained_by.value, sweep.explained_by.attribute, sweep.explained_by.attribute_value) == ("a", "sub", "mine")
+    assert (sweep.explained_by.value, sweep.explained_by.attribute, sweep.explained_by.attribute_value) == (
+        "a",
+        "sub",
+        "mine",
+    )
 
 
 def test_a_weapon_alone_is_not_explained_by_its_kit(store: Store) -> None:
@@ -101,7 +118,10 @@ def test_a_weapon_alone_is_not_explained_by_its_kit(store: Store) -> None:
 
 
 def test_little_is_found_in_features_that_depend_on_nothing(store: Store) -> None:
-    q = [row(family_sweep(store, f, "skill"), 1)["q"] for f in range(FIRST_SHUFFLED, FIRST_SHUFFLED + N_SHUFFLED)]
+    q = [
+        row(family_sweep(store, f, "skill"), 1)["q"]
+        for f in range(FIRST_SHUFFLED, FIRST_SHUFFLED + N_SHUFFLED)
+    ]
     # one test each, so q is p: 30 tests at 5 % give 5 or fewer with probability 0.997
     assert sum(value < 0.05 for value in q) <= 5
 
@@ -111,7 +131,13 @@ def test_the_same_data_in_another_order_give_the_same_numbers(store: Store, tmp_
     values = {(0, i, 0): 1.0 + i % 7 for i in range(0, 200, 2)}
     family = (FamilyInfo(name="t", encoding="exclusive", levels=(1,), tokens={"t": 1}),)
     order = np.random.default_rng(0).permutation(200).tolist()
-    shuffled = World("set", 1, tuple(samples[i] for i in order), {(0, order.index(s), p): v for (_, s, p), v in values.items()}, family)
+    shuffled = World(
+        "set",
+        1,
+        tuple(samples[i] for i in order),
+        {(0, order.index(s), p): v for (_, s, p), v in values.items()},
+        family,
+    )
     straight = World("set", 1, samples, values, family)
     answers = []
     for i, world in enumerate((straight, shuffled)):

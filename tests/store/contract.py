@@ -11,7 +11,20 @@ from saeinterp_mcp.store.layout import ARRAYS
 from saeinterp_mcp.store.memory_store import MemoryBackend, World, memory_store
 from tests.worlds import builds, texts
 
-FLOATS = ("sum", "sumsq", "unit_ss", "unit_sn", "effects", "norm", "scores", "decoder", "unembedding", "quantiles", "max", "random")
+FLOATS = (
+    "sum",
+    "sumsq",
+    "unit_ss",
+    "unit_sn",
+    "effects",
+    "norm",
+    "scores",
+    "decoder",
+    "unembedding",
+    "quantiles",
+    "max",
+    "random",
+)
 
 
 def assert_same_store(found: Store, truth: Store) -> None:
@@ -33,7 +46,11 @@ def assert_same_store(found: Store, truth: Store) -> None:
     for frame in ("samples", "vocabulary"):
         for column in truth.backend.table(frame).columns:
             mine, true = found.backend.table(frame)[column], truth.backend.table(frame)[column]
-            assert mine.to_list() == pytest.approx(true.to_list()) if column == "idf" else mine.to_list() == true.to_list()
+            assert (
+                mine.to_list() == pytest.approx(true.to_list())
+                if column == "idf"
+                else mine.to_list() == true.to_list()
+            )
     skipped = {"files", "provenance", "checks", "dropped", "dataset", "model", "sae"}
     assert found.manifest.model_dump(exclude=skipped) == truth.manifest.model_dump(exclude=skipped)
 
@@ -69,7 +86,9 @@ class StoreContract:
             }
             assert found == expected
 
-    def test_the_explain_split_is_a_prefix_and_adds_up_with_the_rest(self, world: World, tmp_path: Path) -> None:
+    def test_the_explain_split_is_a_prefix_and_adds_up_with_the_rest(
+        self, world: World, tmp_path: Path
+    ) -> None:
         store = self.store(world, tmp_path)
         assert 0 < store.n_rows("explain") < store.n_rows("all")
         for feature in range(world.n_features):

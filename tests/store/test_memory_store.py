@@ -33,7 +33,10 @@ def test_excluded_positions_are_no_rows_and_their_activations_are_gone() -> None
 
 
 def test_sums_of_squares_by_unit_are_those_worked_out() -> None:
-    stats = {name: float(by_hand().per_feature(f"stats/{name}", 0)[1]) for name in ("sum", "sumsq", "unit_ss", "unit_sn", "unit_cc", "unit_cn")}
+    stats = {
+        name: float(by_hand().per_feature(f"stats/{name}", 0)[1])
+        for name in ("sum", "sumsq", "unit_ss", "unit_sn", "unit_cc", "unit_cn")
+    }
     # units: one fires 2 + 3 on 2 rows, three fires 5 on 2 rows
     assert stats == {"sum": 10, "sumsq": 38, "unit_ss": 50, "unit_sn": 20, "unit_cc": 5, "unit_cn": 6}
 

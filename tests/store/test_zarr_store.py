@@ -35,9 +35,13 @@ def copy(published: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(published, tmp_path / "copy"))
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
 @given(world=worlds())
-def test_any_world_is_stored_as_its_definition(world: World, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_any_world_is_stored_as_its_definition(
+    world: World, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     assume(has_rows(world))
     store = open_store(import_world(world, tmp_path_factory.mktemp("any")))
     assert_same_store(store, memory_store(world))
@@ -71,7 +75,14 @@ def test_sorting_in_little_memory_gives_the_same_arrays(published: Path, tmp_pat
     bundle = write_bundle(texts(), tmp_path / "bundle")
     manifest = write_postings(bundle, tmp_path / "out", memory=2000)
     little, whole = ZarrBackend(tmp_path / "out", draft=manifest), open_store(published).backend
-    for name in ("features/indptr", "features/rows", "features/values", "rows/indptr", "rows/features", "rows/values"):
+    for name in (
+        "features/indptr",
+        "features/rows",
+        "features/values",
+        "rows/indptr",
+        "rows/features",
+        "rows/values",
+    ):
         np.testing.assert_array_equal(little.column(name), whole.column(name))
 
 
