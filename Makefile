@@ -1,0 +1,45 @@
+# make demo   sets up a server-only environment (no torch) and shows what an agent sees of a real SAE
+# make test   sets up everything and passes the tests
+PYTHON ?= python3
+VENV ?= .venv
+DEMO_VENV ?= .venv-demo
+STORE ?= demo-store
+PIP_FLAGS ?= --quiet --disable-pip-version-check
+BIN = $(VENV)/bin
+
+.PHONY: demo test check conformance bench clean
+
+demo: $(STORE)/manifest.json
+	$(DEMO_VENV)/bin/saeinterp demo --store $(STORE)
+
+$(STORE)/manifest.json: $(DEMO_VENV)/ready
+	rm -rf $(STORE)
+	$(DEMO_VENV)/bin/saeinterp-pipeline import bundle examples/pycode/bundle --out $(STORE)
+
+$(DEMO_VENV)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(DEMO_VENV)
+	$(DEMO_VENV)/bin/pip install $(PIP_FLAGS) -c constraints.txt -e .
+	touch $@
+
+$(VENV)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install $(PIP_FLAGS) -c constraints.txt -e '.[pipeline,train,dev]'
+	touch $@
+
+test: check
+	$(BIN)/python -m pytest
+
+check: $(VENV)/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# the protocol's own checkers, from npm (needs node, network to the npm registry)
+conformance: $(VENV)/ready
+	$(BIN)/python -m tests.conformance.run
+
+bench: $(VENV)/ready $(STORE)/manifest.json
+	$(BIN)/python -m benchmarks.tools --store $(STORE)
+
+clean:
+	rm -rf $(VENV) $(DEMO_VENV) $(STORE) .conformance .pytest_cache .mypy_cache .ruff_cache
