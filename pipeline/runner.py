@@ -14,7 +14,7 @@ from pipeline.artifact import Artifact, ArtifactWriter, Identity, differences
 from pipeline.config import Execution, RunConfig
 from pipeline.fingerprint import FileHashes, code_hashes, package_version
 from pipeline.progress import Reporter, default_reporter, summary_line
-from pipeline.stage import Stage
+from pipeline.stage import RunSections, Stage
 from saeinterp_mcp.errors import BadInput, BadStore, nearest
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ def run_pipeline(
 
 def run_stages(
     stages: Sequence[Stage[Any]],
-    run: RunConfig,
+    run: RunSections,
     only: str | None = None,
     execution: Execution | None = None,
     progress: Reporter | None = None,
@@ -68,7 +68,7 @@ def run_stages(
 
 def _run_in_order(
     stages: Sequence[Stage[Any]],
-    run: RunConfig,
+    run: RunSections,
     work: Path,
     only: str | None,
     execution: Execution,
@@ -109,7 +109,9 @@ def sole_use(work: Path) -> Iterator[None]:
         yield
 
 
-def identify(stage: Stage[Any], run: RunConfig, fingerprints: dict[str, str], hashes: FileHashes) -> Identity:
+def identify(
+    stage: Stage[Any], run: RunSections, fingerprints: dict[str, str], hashes: FileHashes
+) -> Identity:
     """Everything that decides the artifact a stage would leave."""
     config = stage.config_of(run)
     for name in stage.inputs:
@@ -139,7 +141,12 @@ def why_not_done(work: Path, identity: Identity) -> str | None:
 
 
 def run_stage(
-    stage: Stage[Any], run: RunConfig, identity: Identity, why: str, execution: Execution, reporter: Reporter
+    stage: Stage[Any],
+    run: RunSections,
+    identity: Identity,
+    why: str,
+    execution: Execution,
+    reporter: Reporter,
 ) -> None:
     """Run one stage and give its artifact the final name."""
     assert run.work is not None, "RunConfig.load sets work"

@@ -7,7 +7,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from pydantic import Field
 
-from pipeline.config import Execution, RunConfig
+from pipeline.config import Execution
 from saeinterp_mcp.frozen import Frozen
 
 Config = TypeVar("Config", bound=Frozen)
@@ -18,6 +18,20 @@ class Progress(Protocol):
 
     def __call__(self, done: int, total: int) -> None:
         """Say that `done` of `total` is behind us."""
+        ...
+
+
+class RunSections(Protocol):
+    """What a run is told: where it works and how, and one attribute for each section that its stages see."""
+
+    @property
+    def work(self) -> Path | None:
+        """The folder of the artifacts; set by the time stages run."""
+        ...
+
+    @property
+    def execution(self) -> Execution:
+        """Device, threads, workers."""
         ...
 
 
@@ -68,6 +82,6 @@ class Stage(Generic[Config]):
     """Name (`model/config.json`) to file, for all that is read from outside the run; their content is hashed,
     their paths are not. Names with the same first part are hashed together where they are many."""
 
-    def config_of(self, run: RunConfig) -> Config:
+    def config_of(self, run: RunSections) -> Config:
         """The sections of the run's config that this stage sees."""
         return self.config(**{name: getattr(run, name) for name in self.config.model_fields})

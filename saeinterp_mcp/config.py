@@ -1,4 +1,4 @@
-"""Settings: where the stores are. The only reader of environment variables, and of the files shipped beside the code."""
+"""Settings: where the stores are. The only reader of environment variables and of files shipped with the code."""
 
 import os
 from importlib.metadata import version

@@ -15,10 +15,12 @@ from saeinterp_mcp.faces.terminal import console, show
 from saeinterp_mcp.store.open import open_store
 
 if TYPE_CHECKING:
-    from saeinterp_mcp.faces.mcp import Session
+    from saeinterp_mcp.faces.mcp_client import Session
 
-DEMO_FEATURE = 0
-"""A feature of the shipped pycode store that all the questions below have something to say about."""
+DEMO_FEATURE = 406
+"""Of the shipped pycode store: line breaks before deeply indented code. Each question below finds something."""
+MAX_ROWS = 12
+"""Rows of each table that are printed; the agent gets all of them."""
 
 
 def run_demo(store: Path, feature: int) -> None:
@@ -28,12 +30,23 @@ def run_demo(store: Path, feature: int) -> None:
         BadStore: there is no store at that place.
     """
     place = store.expanduser().resolve()
-    open_store(place).check_feature(feature)
-    asyncio.run(_ask([sys.executable, "-m", "saeinterp_mcp", "serve", "--store", str(place)], feature))
+    opened = open_store(place)
+    opened.check_feature(feature)
+    crossing = [family.name for family in opened.manifest.families if family.of_positions]
+    asyncio.run(
+        _ask([sys.executable, "-m", "saeinterp_mcp", "serve", "--store", str(place)], feature, crossing)
+    )
 
 
-async def _ask(command: list[str], feature: int) -> None:
-    from saeinterp_mcp.faces.mcp import open_client
+async def _ask(command: list[str], feature: int, crossing: list[str]) -> None:
+    """Ask all the questions.
+
+    Args:
+        command: starts the server.
+        feature: to ask about.
+        crossing: families of positions, which meet the levels of token families at one position.
+    """
+    from saeinterp_mcp.faces.mcp_client import open_client
 
     to = console(sys.stdout)
     async with open_client(command) as session:
@@ -48,7 +61,8 @@ async def _ask(command: list[str], feature: int) -> None:
         if families:
             await demo.call("family_sweep", {"feature": feature, "family": families[0]})
         if len(families) > 1:
-            pair = {"family_x": families[0], "family_y": families[1]}
+            second = next((name for name in [*crossing, *families] if name != families[0]), families[1])
+            pair = {"family_x": second, "family_y": families[0]}
             await demo.call("family_heatmap", {"feature": feature, **pair})
         if group := _group(status):
             await demo.call("group_sweep", {"feature": feature, "by": group, "limit": 8})
@@ -76,7 +90,7 @@ class _Demo:
         if reply.structured is None:
             self.to.print(Text(reply.text, style="red"))
         else:
-            show(reply.structured, self.to)
+            show(reply.structured, self.to, MAX_ROWS)
         self.to.print()
         return reply.structured or {}
 

@@ -1,6 +1,7 @@
 """Small worlds with known answers, and how to write one as a bundle."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,10 @@ def write_bundle(world: World, folder: Path, cuts: Sequence[int] = (), reverse: 
     if any(s.unit is not None for s in world.samples):
         columns["unit"] = [s.unit for s in world.samples]
     columns |= {g: [s.groups.get(g) for s in world.samples] for g in names}
-    schema = {"tokens": pl.List(pl.String), **{c: pl.String for c in columns if c != "tokens"}}
+    schema: dict[str, Any] = {
+        "tokens": pl.List(pl.String),
+        **{c: pl.String for c in columns if c != "tokens"},
+    }
     pl.DataFrame(columns, schema=schema).write_parquet(folder / "samples.parquet")
     entries = [(f, s, p, v) for (f, s, p), v in world.activations.items()]
     if reverse:
@@ -43,7 +47,7 @@ def write_bundle(world: World, folder: Path, cuts: Sequence[int] = (), reverse: 
     if cuts:
         (folder / "activations").mkdir()
         edges = [0, *sorted(min(c, len(entries)) for c in cuts), len(entries)]
-        for i, (start, stop) in enumerate(zip(edges, edges[1:], strict=False)):
+        for i, (start, stop) in enumerate(pairwise(edges)):
             frame = pl.DataFrame(entries[start:stop], schema=kinds, orient="row")
             frame.write_parquet(folder / "activations" / f"part-{i:04d}.parquet")
     else:
@@ -83,23 +87,24 @@ def write_bundle(world: World, folder: Path, cuts: Sequence[int] = (), reverse: 
 def import_world(world: World, folder: Path, **layout: Any) -> Path:
     """Write a world as a bundle and import it; the store's folder."""
     bundle = write_bundle(world, folder / "bundle", **layout)
-    import_bundle(bundle, folder / "store", progress=Quiet())  # type: ignore[arg-type]
+    import_bundle(bundle, folder / "store", progress=Quiet())
     return folder / "store"
 
 
 def builds() -> World:
     """A set world worked out by hand in tests/operations: 12 builds, 3 families, weapons with classes.
 
-    Feature 0 fires exactly on `swim` at its level x 1.0; feature 1 only with weapon roller; feature 2 with comeback and
-    ninja together; feature 3 never; feature 4 everywhere with 2.0.
+    Feature 0 fires exactly on `swim` at its level x 1.0; feature 1 only with weapon roller; feature 2 with
+    comeback and ninja together; feature 3 never; feature 4 everywhere with 2.0.
     """
     swim = FamilyInfo(name="swim", encoding="cumulative", levels=(3, 6), tokens={"swim_3": 3, "swim_6": 6})
     comeback = FamilyInfo(name="comeback", encoding="exclusive", levels=(1,), tokens={"comeback": 1})
     ninja = FamilyInfo(name="ninja", encoding="exclusive", levels=(1,), tokens={"ninja": 1})
     rows = [
-        ("swim_3", "roller"), ("swim_3 swim_6", "roller"), ("comeback", "roller"), ("comeback ninja", "brush"),
-        ("ninja", "brush"), ("swim_3 ninja", "brush"), ("swim_3 swim_6 comeback", "blaster"), ("comeback ninja", "blaster"),
-        ("", "blaster"), ("swim_3 comeback ninja", "charger"), ("ninja", "charger"), ("comeback", None),
+        ("swim_3", "roller"), ("swim_3 swim_6", "roller"), ("comeback", "roller"),
+        ("comeback ninja", "brush"), ("ninja", "brush"), ("swim_3 ninja", "brush"),
+        ("swim_3 swim_6 comeback", "blaster"), ("comeback ninja", "blaster"), ("", "blaster"),
+        ("swim_3 comeback ninja", "charger"), ("ninja", "charger"), ("comeback", None),
     ]  # fmt: skip
     samples = tuple(
         WorldSample(
@@ -206,9 +211,9 @@ def worlds(draw: st.DrawFn) -> World:
     cut = draw(st.integers(0, len(vocabulary)))
     families: tuple[FamilyInfo, ...] = ()
     if cut:
-        tokens = {t: i + 1 for i, t in enumerate(vocabulary[:cut])}
+        levels = {t: i + 1 for i, t in enumerate(vocabulary[:cut])}
         families = (
-            FamilyInfo(name="f", encoding="exclusive", levels=tuple(sorted(tokens.values())), tokens=tokens),
+            FamilyInfo(name="f", encoding="exclusive", levels=tuple(sorted(levels.values())), tokens=levels),
         )
     return World(
         kind=kind,  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, NonNegativeInt, field_validator, model_validator
 
 from saeinterp_mcp.errors import BadInput, nearest
 from saeinterp_mcp.frozen import Frozen, FrozenFile
@@ -58,7 +58,7 @@ class BundleConfig(FrozenFile):
     n_features: int = Field(ge=1, lt=2**32 - 1)
     families: tuple[FamilyConfig, ...] = ()
     groups: tuple[GroupConfig, ...] = ()
-    excluded_positions: tuple[int, ...] = ()
+    excluded_positions: tuple[NonNegativeInt, ...] = ()
     split_seed: int = 0
     model: dict[str, Any] | None = None
     sae: dict[str, Any] | None = None
@@ -100,6 +100,10 @@ class BundleConfig(FrozenFile):
                 owner[token] = family.name
         if self.kind == "set" and self.excluded_positions:
             raise ValueError("excluded_positions has no meaning in a set store")
+        listed = [group.name for group in self.groups]
+        for name in listed:
+            if listed.count(name) > 1:
+                raise ValueError(f"group {name!r} is listed twice")
         if sum(group.primary for group in self.groups) > 1:
             raise ValueError("more than one group is primary")
         if (self.unembedding is None) != (self.output_tokens is None):
@@ -155,6 +159,9 @@ def _need_columns(path: Path, present: list[str], needed: tuple[str, ...]) -> No
     for column in needed:
         if column not in present:
             raise BadInput(f"{path} has no column {column!r}; {nearest(column, present)}")
+    twice = sorted({column for column in present if present.count(column) > 1})
+    if twice:
+        raise BadInput(f"{path} has more than one column {twice[0]!r}")
 
 
 def read_samples(bundle: Path, config: BundleConfig) -> Samples:
@@ -179,11 +186,7 @@ def read_samples(bundle: Path, config: BundleConfig) -> Samples:
     flat = tokens.flatten()
     if pa.types.is_null(flat.type):
         flat = flat.cast(pa.string())
-    if not (
-        pa.types.is_string(flat.type)
-        or pa.types.is_large_string(flat.type)
-        or pa.types.is_dictionary(flat.type)
-    ):
+    if not _is_text(flat.type):
         raise BadInput(f"{path}: column 'tokens' must hold lists of strings, found lists of {flat.type}")
     if flat.null_count:
         at = int(np.flatnonzero(flat.is_null().to_numpy(zero_copy_only=False))[0])
@@ -393,7 +396,7 @@ def _check_batch(
         refuse((position < 0) | (position >= lengths[sample]), "position", "is outside the sample's tokens")
     refuse(~np.isfinite(value), "value", "is not finite in float32")
     if negatives is None:
-        refuse(value <= 0, "value", "is not positive (--negatives drop|abs handles negative ones)")
+        refuse(value <= 0, "value", "is not positive in float32 (--negatives drop|abs handles negative ones)")
     negative = value < 0
     if negative.any():
         if negatives == "abs":
@@ -404,14 +407,16 @@ def _check_batch(
     if (value == 0).any():
         dropped["zero"] = dropped.get("zero", 0) + int((value == 0).sum())
     keep = value > 0
-    columns = (np.asarray(c)[keep].astype(np.int64) for c in (sample, position, feature))
-    return ActivationBatch(*columns, value[keep])
+    sample, position, feature = (np.asarray(c)[keep].astype(np.int64) for c in (sample, position, feature))
+    return ActivationBatch(sample, position, feature, value[keep])
 
 
 def read_position_families(
-    bundle: Path, lengths: NDArray[np.int64]
+    bundle: Path, lengths: NDArray[np.int64], kind: str
 ) -> dict[str, tuple[NDArray[np.int64], ...]]:
     """Families of positions: name to (sample, position, level), entries above level 0 only.
+
+    In a set store every sample has the position 0 alone, with or without tokens.
 
     Raises:
         BadInput: a column of a wrong type, an index out of range, a negative level, a position twice.
@@ -431,22 +436,29 @@ def read_position_families(
         if not NAME.fullmatch(name):
             raise BadInput(f"{path}: family {name!r} must be named with letters, digits, '_' and '-'")
     sample, position = (table.column(c).to_numpy().astype(np.int64) for c in ("sample", "position"))
+    n_positions = lengths[np.clip(sample, 0, len(lengths) - 1)] if kind == "sequence" else 1
     for bad, reason in (
-        ((sample < 0) | (sample >= len(lengths)), f"sample is not in 0 to {len(lengths) - 1}"),
         (
-            (position < 0) | (position >= lengths[np.clip(sample, 0, len(lengths) - 1)]),
-            "position is outside the sample",
+            (sample < 0) | (sample >= len(lengths)),
+            f"sample is not a row of samples.parquet (0 to {len(lengths) - 1})",
+        ),
+        (
+            (position < 0) | (position >= n_positions),
+            "position is outside the sample's tokens"
+            if kind == "sequence"
+            else "position must be 0 in a set store",
         ),
     ):
         if bad.any():
             raise BadInput(f"{path}, row {int(np.flatnonzero(bad)[0])}: {reason}")
-    key = sample * (int(lengths.max(initial=0)) + 1) + position
-    _, first, times = np.unique(key, return_index=True, return_counts=True)
-    if (times > 1).any():
+    key = sample * (int(position.max(initial=0)) + 1) + position
+    _, first = np.unique(key, return_index=True)
+    if len(first) < len(key):
+        again = int(np.setdiff1d(np.arange(len(key)), first)[0])
         raise BadInput(
-            f"{path}, row {int(first[times > 1][0])}: this sample and position are there more than once"
+            f"{path}, row {again}: sample {sample[again]}, position {position[again]} is there more than once"
         )
-    families = {}
+    families: dict[str, tuple[NDArray[np.int64], ...]] = {}
     for name in table.column_names:
         if name in ("sample", "position"):
             continue
@@ -467,12 +479,20 @@ def read_matrix(bundle: Path, name: str, shape: tuple[int | None, int | None]) -
     """
     path = inside(bundle, name)
     try:
-        matrix = np.load(path, allow_pickle=False)
+        with path.open("rb") as file:
+            matrix = np.lib.format.read_array(file, allow_pickle=False)
     except (ValueError, OSError) as error:
         raise BadInput(f"{path} is not a .npy file without objects: {error}") from error
     wanted = " x ".join("any" if n is None else str(n) for n in shape)
     if matrix.ndim != 2 or any(n not in (None, m) for n, m in zip(shape, matrix.shape, strict=True)):
         raise BadInput(f"{path} has shape {' x '.join(map(str, matrix.shape))}, expected {wanted}")
-    if matrix.dtype.kind != "f" or not np.isfinite(matrix).all():
-        raise BadInput(f"{path} must hold finite floating point numbers, found {matrix.dtype}")
-    return matrix.astype(np.float32)
+    if matrix.dtype.kind != "f":
+        raise BadInput(f"{path} must hold floating point numbers, found {matrix.dtype}")
+    with np.errstate(over="ignore"):
+        narrow = matrix.astype(np.float32)
+    if not np.isfinite(narrow).all():
+        row, column = np.argwhere(~np.isfinite(narrow))[0]
+        raise BadInput(
+            f"{path}, row {row}: column {column} holds {matrix[row, column]}, not finite in float32"
+        )
+    return np.asarray(narrow)

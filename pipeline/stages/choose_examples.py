@@ -1,9 +1,11 @@
 """The rows kept to be shown for each feature: spread, core, near misses, silent ones; all from `explain`."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 from scipy import sparse
 
 from saeinterp_mcp.analysis.examples import from_core, spread_over_quantiles, token_log_odds
@@ -13,6 +15,8 @@ from saeinterp_mcp.store.base import Store
 from saeinterp_mcp.store.layout import EXAMPLES, NO_INDEX
 from saeinterp_mcp.store.zarr_store import ZarrWriter
 
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
 PICKS = ("spread", "core", "near_miss", "silent")
 
 
@@ -66,29 +70,29 @@ class _RowTokens:
         self.n = np.diff(self.by_token.indptr).astype(np.float64)
         self.single = store.is_sequence
 
-    def near_misses(self, firing: np.ndarray, units: np.ndarray, seed: int, feature: int) -> np.ndarray:
+    def near_misses(self, firing: Ints, units: NDArray[np.integer], seed: int, feature: int) -> Ints:
         """Silent rows of largest summed shrunken log-odds, ties by seeded hash, at most one a unit."""
         if not len(firing) or not self.n_tokens:
             return np.zeros(0, np.int64)
         indptr, indices = self.by_row.indptr, self.by_row.indices
         held = indices[expand_ranges(indptr[firing], indptr[firing + 1] - indptr[firing])]
         n_firing = np.bincount(held, minlength=self.n_tokens).astype(np.float64)
-        log_odds = token_log_odds(n_firing, self.n, np.float64(len(firing)), self.n_rows)
+        log_odds = token_log_odds(n_firing, self.n, float(len(firing)), self.n_rows)
         if self.single:
             return self._by_token(firing, log_odds, units, seed, feature)
-        scores = self.by_row @ log_odds
+        scores = np.asarray(self.by_row @ log_odds, np.float64)
         scores[firing] = -np.inf
         return self._best(np.arange(self.n_rows), scores, units, seed, feature)
 
     def _by_token(
-        self, firing: np.ndarray, log_odds: np.ndarray, units: np.ndarray, seed: int, feature: int
-    ) -> np.ndarray:
+        self, firing: Ints, log_odds: Floats, units: NDArray[np.integer], seed: int, feature: int
+    ) -> Ints:
         """In a sequence a row has one token: walk tokens from the best until enough rows are found."""
         log_odds = np.round(log_odds, 9)
         order = np.argsort(-log_odds, kind="stable")
         fires = np.zeros(self.n_rows, bool)
         fires[firing] = True
-        rows: list[np.ndarray] = []
+        rows: list[NDArray[Any]] = []
         found: set[int] = set()
         indptr, indices = self.by_token.indptr, self.by_token.indices
         last = np.inf
@@ -101,22 +105,20 @@ class _RowTokens:
             if len(silent):
                 rows.append(silent)
                 found.update(np.unique(units[silent]).tolist())
-        candidates = np.concatenate(rows) if rows else np.zeros(0, np.int64)
+        candidates = np.concatenate(rows).astype(np.int64) if rows else np.zeros(0, np.int64)
         scores = log_odds[self.by_row.indices[self.by_row.indptr[candidates]]]
         return self._best(candidates, scores, units, seed, feature)
 
-    def _best(
-        self, rows: np.ndarray, scores: np.ndarray, units: np.ndarray, seed: int, feature: int
-    ) -> np.ndarray:
+    def _best(self, rows: Ints, scores: Floats, units: NDArray[np.integer], seed: int, feature: int) -> Ints:
         # rounded, so that the order of a sum never decides a tie
         scores = np.round(scores, 9)
         tie = seeded_hash(rows, seed, "near_miss", feature)
         order = np.lexsort((tie, -scores))
         order = order[np.isfinite(scores[order])]
-        return one_per_unit(rows[order].astype(np.int64), units, EXAMPLES)
+        return one_per_unit(rows[order], units, EXAMPLES)
 
 
-def _table(store: Store, chosen: dict[str, np.ndarray]) -> pl.DataFrame:
+def _table(store: Store, chosen: dict[str, NDArray[np.uint32]]) -> pl.DataFrame:
     frames = []
     for pick, array in chosen.items():
         feature, rank = np.nonzero(array != NO_INDEX)

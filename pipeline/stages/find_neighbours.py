@@ -30,7 +30,7 @@ def find_neighbours(
 
 
 def _phi(store: Store) -> Callable[[int, int], NDArray[np.float64]]:
-    """Phi coefficient (Pearson correlation of firing as 0 and 1) over `explain` rows; 0 for a feature that never fires."""
+    """Phi (Pearson correlation of firing as 0 and 1) over `explain` rows; 0 for a feature that never fires."""
     n = store.n_rows("explain")
     stop = int(store.backend.column("rows/indptr")[n])
     by_row = sparse.csr_array(
@@ -48,9 +48,8 @@ def _phi(store: Store) -> Callable[[int, int], NDArray[np.float64]]:
     def block(first: int, stop: int) -> NDArray[np.float64]:
         both = (by_feature[first:stop] @ by_row).toarray().astype(np.float64)
         scale = np.outer(spread[first:stop], spread)
-        return np.divide(
-            n * both - np.outer(fires[first:stop], fires), scale, out=np.zeros_like(both), where=scale > 0
-        )
+        covered = n * both - np.outer(fires[first:stop], fires)
+        return np.asarray(np.divide(covered, scale, out=np.zeros_like(both), where=scale > 0))
 
     return block
 

@@ -1,9 +1,11 @@
 """Postings to firing statistics, quantiles, effective maximum, regions, histograms and top lists, per split."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from saeinterp_mcp.analysis.firing import count_regions, effective_max, histogram_bin, strongest
 from saeinterp_mcp.store.base import Store
@@ -54,7 +56,9 @@ def summarise_features(
     progress(n_features, n_features)
 
 
-def _summarise(store: Store, feature: int, unit_rows: np.ndarray, out: dict[str, np.ndarray]) -> None:
+def _summarise(
+    store: Store, feature: int, unit_rows: NDArray[np.float64], out: dict[str, NDArray[Any]]
+) -> None:
     explain = store.activations(feature, "explain")
     maximum = effective_max(explain.values)
     out["stats/effective_max"][0] = maximum
@@ -87,7 +91,7 @@ def _summarise(store: Store, feature: int, unit_rows: np.ndarray, out: dict[str,
         out["top/values"][0, s, : len(best)] = values[best]
 
 
-def _table(store: Store, first: int, block: dict[str, np.ndarray]) -> pl.DataFrame:
+def _table(store: Store, first: int, block: dict[str, NDArray[Any]]) -> pl.DataFrame:
     columns: dict[str, object] = {"feature": np.arange(first, first + len(block["stats/max"]))}
     for s, split in enumerate(SPLITS):
         n = store.n_rows(split)

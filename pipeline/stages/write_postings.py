@@ -178,9 +178,9 @@ def _write_families(
     for family in config.families:
         levels = tuple(sorted(set(family.levels.values())))
         code_of_token = np.zeros(len(rows.tokens) + 1, np.int64)
-        for token, level in family.levels.items():
+        for token, value in family.levels.items():
             if token in known:
-                code_of_token[known[token]] = levels.index(level) + 1
+                code_of_token[known[token]] = levels.index(value) + 1
             else:
                 warnings.append(f"family {family.name}: token {token!r} never occurs in the samples")
         codes = np.zeros(rows.n_rows, np.int64)
@@ -188,14 +188,15 @@ def _write_families(
         info = FamilyInfo(name=family.name, encoding=family.encoding, levels=levels, tokens=family.levels)
         _write_codes(writer, rows, info, codes)
         families.append(info)
-    for name, (sample, position, level) in sorted(read_position_families(bundle, samples.lengths).items()):
+    of_positions = read_position_families(bundle, samples.lengths, config.kind)
+    for name, (sample, position, level) in sorted(of_positions.items()):
         if name in (f.name for f in families):
             raise BadInput(f"{bundle / 'positions.parquet'}: family {name!r} is also in bundle.yaml")
         levels = tuple(int(v) for v in np.unique(level))
         counted = ~rows.excluded[position] if config.kind == "sequence" else np.ones(len(position), bool)
-        row = rows.first_row[rows.new_sample[sample]] + (
-            rows.rank[position] if config.kind == "sequence" else 0
-        )
+        row = rows.first_row[rows.new_sample[sample]]
+        if config.kind == "sequence":
+            row = row + rows.rank[position]
         codes = np.zeros(rows.n_rows, np.int64)
         codes[row[counted]] = np.searchsorted(np.array(levels), level[counted]) + 1
         info = FamilyInfo(name=name, encoding="exclusive", levels=levels, of_positions=True)
@@ -388,7 +389,7 @@ def _write_activations(
             twice = (major[1:] == major[:-1]) & (minor[1:] == minor[:-1])
             if twice.any():
                 at = int(np.flatnonzero(twice)[0])
-                raise _duplicate(files, config, samples, rows, int(major[at]), int(minor[at]))
+                raise _duplicate(files, negatives, rows, int(major[at]), int(minor[at]))
             counts += np.bincount(major, minlength=n_majors)
             minor_out.add(minor)
             value_out.add(value)
@@ -426,27 +427,28 @@ class _Appender:
             self._writer.write(self._name, self._at, np.concatenate(self._pieces))
 
 
-def _duplicate(
-    files: list[Path], config: BundleConfig, samples: Samples, rows: _Rows, feature: int, row: int
-) -> BadInput:
+def _duplicate(files: list[Path], negatives: str | None, rows: _Rows, feature: int, row: int) -> BadInput:
     """The error for an activation that is there twice, with the place of the second one."""
     sample = int(rows.source[rows.row_sample[row]])
     position = int(rows.row_position[row])
+    kept = pl.col("value") != 0 if negatives == "abs" else pl.col("value") > 0
     seen = 0
     for path in files:
         frame = (
-            pl.scan_parquet(path)
+            pl.scan_parquet(path, glob=False)
             .with_row_index()
             .filter(
                 (pl.col("feature") == feature)
                 & (pl.col("sample") == sample)
                 & (pl.col("position") == position)
+                & kept
             )
         )
         for index in frame.select("index").collect()["index"].to_list():
             seen += 1
             if seen == 2:
                 return BadInput(
-                    f"{path}, row {index}: feature {feature}, sample {sample}, position {position} is there more than once"
+                    f"{path}, row {index}: feature {feature}, sample {sample}, position {position} "
+                    "is there more than once"
                 )
     raise AssertionError("a duplicate that was sorted side by side is not in the files")

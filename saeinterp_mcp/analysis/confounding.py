@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
+from saeinterp_mcp.analysis.distributions import t_quantile
 from saeinterp_mcp.analysis.intervals import MIN_FIRING_UNITS
 from saeinterp_mcp.analysis.moments import LabelCounts
 
@@ -60,5 +60,5 @@ def stratified_difference(counts: LabelCounts, unit: Ints, cell: Ints, value: Fl
     if firing < MIN_FIRING_UNITS or u < 2:
         return StratifiedEffect(theta, np.nan, np.nan, int(both.sum()))
     se = float(np.sqrt(((found - expected) ** 2).sum() * u / (u - 1)))
-    reach = float(stats.t.ppf(0.975, firing - 1)) * se
+    reach = float(t_quantile(0.975, firing - 1)) * se
     return StratifiedEffect(theta, theta - reach, theta + reach, int(both.sum()))

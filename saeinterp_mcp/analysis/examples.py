@@ -3,6 +3,8 @@
 All come from the `explain` split. Nothing here opens a store.
 """
 
+from itertools import pairwise
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -30,7 +32,7 @@ def spread_over_quantiles(
     edges = np.linspace(0, len(order), min(limit, len(order)) + 1).astype(np.int64)
     seen: set[int] = set()
     taken = []
-    for start, stop in zip(edges[:-1], edges[1:], strict=True):
+    for start, stop in pairwise(edges):
         part = order[start:stop]
         part = part[generator.permutation(len(part))[:16]]
         fresh = [i for i in part.tolist() if int(row_unit[rows[i]]) not in seen]
@@ -55,7 +57,7 @@ def from_core(
     return one_per_unit(core[generator.permutation(len(core))], row_unit, limit)
 
 
-def token_log_odds(n_firing: Floats, n: Floats, all_firing: Floats, all_n: float) -> Floats:
+def token_log_odds(n_firing: Floats, n: Floats | float, all_firing: Floats | float, all_n: float) -> Floats:
     """Shrunken log-odds that a row with the token fires, against all rows; the arguments broadcast.
 
     ln((k + a p) / (n - k + a (1 - p))) - ln(p / (1 - p)) with p the overall firing rate and a = 1 pseudo-row: an

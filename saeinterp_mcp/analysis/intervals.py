@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special, stats
+
+from saeinterp_mcp.analysis.distributions import beta_quantile, gamma_tails, t_quantile
 
 Array = npt.NDArray[np.float64]
 
@@ -56,7 +57,7 @@ def _divide(a: Array, b: Array) -> Array:
 
 def _quantile(df: Array, share: Array) -> Array:
     """Return z inflated to Student's t (at least 1 df) for the share of the variance that is estimated."""
-    t = np.asarray(stats.t.ppf(_TAIL, np.fmax(df, 1.0)), dtype=np.float64)
+    t = t_quantile(_TAIL, np.fmax(df, 1.0))
     return np.sqrt(_Z**2 + share * (t**2 - _Z**2))
 
 
@@ -94,7 +95,7 @@ def _share(arm: Arm) -> Array:
 def _binomial_low(arm: Arm) -> Array:
     """Return Jeffreys' lower limit of the share of units that fire, over that share; 1 for many rows each."""
     firing, units = arm.n_firing_units, arm.n_units
-    low = stats.beta.ppf(1 - _TAIL, firing + 0.5, np.fmax(units - firing, 0.0) + 0.5)
+    low = beta_quantile(1 - _TAIL, firing + 0.5, np.fmax(units - firing, 0.0) + 0.5)
     return 1 - (1 - _divide(low * units, firing)) * _divide(arm.n, arm.nn)
 
 
@@ -134,11 +135,11 @@ def rate_interval(arm: Arm) -> tuple[Array, Array]:
 
     def jeffreys(df: Array, q: float) -> Array:
         k = size * (_Z / _quantile(df, share)) ** 2
-        return np.asarray(stats.beta.ppf(q, m * k + 0.5, (1 - m) * k + 0.5))
+        return beta_quantile(q, m * k + 0.5, (1 - m) * k + 0.5)
 
     many = arm.n_firing_units >= MIN_FIRING_UNITS
-    exact_low = stats.beta.ppf(1 - _TAIL, np.fmax(m * few, tiny), (1 - m) * few + 1)
-    exact_high = stats.beta.ppf(_TAIL, m * few + 1, np.fmax((1 - m) * few, tiny))
+    exact_low = beta_quantile(1 - _TAIL, np.fmax(m * few, tiny), (1 - m) * few + 1)
+    exact_high = beta_quantile(_TAIL, m * few + 1, np.fmax((1 - m) * few, tiny))
     low = np.where(many, jeffreys(np.fmin(fires, rests / _RATE_SKEW), 1 - _TAIL), exact_low)
     high = np.where(many, jeffreys(np.fmin(fires / _RATE_SKEW, rests), _TAIL), exact_high)
     all_fire = silent <= 0
@@ -267,7 +268,7 @@ def _tails(z: Array, skewness: Array) -> tuple[Array, Array]:
     g = np.where(np.abs(g) < 1e-3, 1e-3, g)
     alpha = 4 / g**2
     x = np.fmax(alpha + np.sign(g) * z * np.sqrt(alpha), 0.0)
-    above, below = special.gammaincc(alpha, x), special.gammainc(alpha, x)
+    below, above = gamma_tails(alpha, x)
     return np.where(g > 0, above, below), np.where(g > 0, below, above)
 
 

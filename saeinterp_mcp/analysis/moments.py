@@ -103,7 +103,8 @@ class Moments(NamedTuple):
     cross: Cross
 
 
-class FiringUnits(NamedTuple):
+@dataclass(frozen=True)
+class FiringUnits:
     """Firing rows of a slice by unit."""
 
     units: Ints
@@ -143,7 +144,7 @@ def label_moments(
         at = np.searchsorted(keys, cell)
         s, c = np.bincount(at, value[entry], len(keys)), np.bincount(at, minlength=len(keys))
     joined = _Joined(counts, pair_unit, pair_label, n, unit_rows[units].astype(np.float64), c)
-    unit_s = np.bincount(firing.index, value, len(units))
+    unit_s = np.bincount(firing.index, value, len(units)).astype(np.float64)
     unit_c = np.bincount(firing.index, minlength=len(units))
     return joined.moments(s, unit_s, unit_c), joined.moments(
         c.astype(np.float64), unit_c.astype(np.float64), unit_c

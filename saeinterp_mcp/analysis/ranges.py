@@ -12,4 +12,4 @@ def expand_ranges(starts: NDArray[Any], counts: NDArray[Any]) -> NDArray[np.int6
     ends = np.cumsum(counts)
     total = int(ends[-1]) if len(ends) else 0
     shift = np.asarray(starts, dtype=np.int64) - (ends - counts)
-    return np.arange(total, dtype=np.int64) + np.repeat(shift, counts)
+    return np.asarray(np.arange(total, dtype=np.int64) + np.repeat(shift, counts))

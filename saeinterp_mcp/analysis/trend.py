@@ -1,10 +1,12 @@
 """Does activation rise with the level? Spearman's rank correlation with an interval by unit."""
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+
+from saeinterp_mcp.analysis.distributions import t_quantile
 
 N_FOLDS = 40
 MIN_UNITS = 10
@@ -55,7 +57,7 @@ def spearman_by_unit(
         return Trend(rho, np.nan, np.nan, n)
     g = len(z)
     se = np.sqrt((g - 1) / g * ((z - z.mean()) ** 2).sum())
-    centre, reach = np.arctanh(np.clip(rho, -0.999999, 0.999999)), stats.t.ppf(0.975, g - 1) * se
+    centre, reach = np.arctanh(np.clip(rho, -0.999999, 0.999999)), t_quantile(0.975, g - 1) * se
     return Trend(rho, float(np.tanh(centre - reach)), float(np.tanh(centre + reach)), n)
 
 
@@ -84,5 +86,5 @@ def monotone(means: list[float | None]) -> bool | None:
     known = [m for m in means if m is not None]
     if len(known) < 2:
         return None
-    steps = list(zip(known, known[1:], strict=False))
+    steps = list(pairwise(known))
     return all(a <= b for a, b in steps) or all(a >= b for a, b in steps)

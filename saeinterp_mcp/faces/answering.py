@@ -36,7 +36,9 @@ def _ask(entry: Entry, stores: ServedStores, arguments: dict[str, Any]) -> Resul
     return entry.operation.function(stores.pick(arguments["store"]), **rest)
 
 
-def _within_cap(entry: Entry, stores: ServedStores, arguments: dict[str, Any], result: Result) -> dict[str, Any]:
+def _within_cap(
+    entry: Entry, stores: ServedStores, arguments: dict[str, Any], result: Result
+) -> dict[str, Any]:
     """The answer, in at most MAX_CHARACTERS of JSON.
 
     A question with `limit` and `cursor` is asked again with a smaller limit, so that the cursor goes on at the first
@@ -50,7 +52,9 @@ def _within_cap(entry: Entry, stores: ServedStores, arguments: dict[str, Any], r
         limit = min(len(body["rows"]) - 1, max(1, int(0.95 * len(body["rows"]) * MAX_CHARACTERS / size)))
         body = _ask(entry, stores, {**arguments, "limit": limit}).model_dump(mode="json")
     if pages and (shown := len(body.get("rows", []))) < n_rows:
-        body["warnings"].append(f"cut to {shown} of {n_rows} rows to keep the answer short; next_cursor continues")
+        body["warnings"].append(
+            f"cut to {shown} of {n_rows} rows to keep the answer short; next_cursor continues"
+        )
     if _size(body) > MAX_CHARACTERS:
         _drop_rows(body)
     return body
@@ -65,7 +69,9 @@ def _drop_rows(body: dict[str, Any]) -> None:
         dropped += n
         if table is body:
             body["more"] = (body.get("more") or 0) + n
-    body["warnings"][-1] = f"{dropped} rows left out to keep the answer short; narrow the question to see them"
+    body["warnings"][-1] = (
+        f"{dropped} rows left out to keep the answer short; narrow the question to see them"
+    )
 
 
 def _longest_table(body: dict[str, Any]) -> dict[str, Any] | None:

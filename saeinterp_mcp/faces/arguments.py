@@ -49,7 +49,8 @@ class Entry:
     def result(self) -> type[Result]:
         """The model of the answer."""
         found = get_type_hints(self.operation.function)["return"]
-        assert isinstance(found, type) and issubclass(found, Result), f"{self.name} must return a Result"
+        assert isinstance(found, type), f"{self.name} must return one model"
+        assert issubclass(found, Result), f"{self.name} must return a Result"
         return found
 
     @cached_property
@@ -88,6 +89,10 @@ class Entry:
         for name, value in given.items():
             if isinstance(value, bool) and bool not in plain_types(fields[name]):
                 raise BadInput(f"{self.name}: {name}: {str(value).lower()} is not a value it takes")
+            if not _is_text(value):
+                raise BadInput(
+                    f"{self.name}: {name}: holds half a character (a lone surrogate), which is not text"
+                )
         try:
             checked = self.arguments.model_validate(dict(given))
         except ValidationError as error:
@@ -114,6 +119,13 @@ def plain_types(info: FieldInfo) -> tuple[Any, ...]:
     annotation = info.annotation
     choices = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
     return tuple(choice for choice in choices if choice is not NoneType)
+
+
+def _is_text(value: Any) -> bool:
+    """Whether all strings in an argument can be written as UTF-8; a raw byte on a command line cannot."""
+    if isinstance(value, list):
+        return all(_is_text(part) for part in value)
+    return not isinstance(value, str) or not any("\ud800" <= c <= "\udfff" for c in value)
 
 
 def _hint(name: str, known: list[str]) -> str:

@@ -22,7 +22,16 @@ WRONG_CALL, BAD_STORE = 2, 3
 STORE_HELP = f"Store: PATH, NAME=PATH, or a NAME among those in {STORE_VARIABLE} (the default)"
 StoreOption = Annotated[str | None, typer.Option("--store", help=STORE_HELP)]
 StoresOption = Annotated[list[str] | None, typer.Option("--store", help=f"{STORE_HELP}; may be repeated")]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document, as the MCP tool's structuredContent")]
+HttpOption = Annotated[
+    str | None, typer.Option("--http", metavar="HOST:PORT", help="Streamable HTTP, on this machine only")
+]
+DemoStoreOption = Annotated[
+    Path | None, typer.Option("--store", help="The example store; default the demo-store folder")
+]
+DemoFeatureOption = Annotated[int | None, typer.Option("--feature", help="Feature to look at")]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="One JSON document, as the MCP tool's structuredContent")
+]
 
 
 def make_app() -> typer.Typer:
@@ -40,7 +49,9 @@ def make_app() -> typer.Typer:
         home = app
         if above:
             if above[0] not in groups:
-                groups[above[0]] = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=f"{above[0]} ...")
+                groups[above[0]] = typer.Typer(
+                    no_args_is_help=True, rich_markup_mode=None, help=f"{above[0]} ..."
+                )
                 app.add_typer(groups[above[0]], name=above[0])
             home = groups[above[0]]
         home.command(name, help=entry.description, short_help=entry.title)(_guarded(_command_of(entry)))
@@ -56,16 +67,19 @@ def main() -> None:
     make_app()()
 
 
-def _common(
-    version: Annotated[bool, typer.Option("--version", is_eager=True, help="Show the version", callback=lambda on: _version(on))] = False,
-) -> None:
-    """Ask what the features of a sparse autoencoder mean."""
-
-
-def _version(wanted: bool) -> None:
+def _show_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"saeinterp {VERSION}")
         raise typer.Exit
+
+
+VersionOption = Annotated[
+    bool, typer.Option("--version", is_eager=True, help="Show the version", callback=_show_version)
+]
+
+
+def _common(version: VersionOption = False) -> None:
+    """Ask what the features of a sparse autoencoder mean."""
 
 
 def _guarded(command: Callable[..., None]) -> Callable[..., None]:
@@ -79,7 +93,11 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(BAD_STORE if isinstance(error, BadStore) else WRONG_CALL) from None
 
     run.__signature__ = inspect.signature(command)  # type: ignore[attr-defined]
-    run.__doc__, run.__name__, run.__annotations__ = command.__doc__, command.__name__, command.__annotations__
+    run.__doc__, run.__name__, run.__annotations__ = (
+        command.__doc__,
+        command.__name__,
+        command.__annotations__,
+    )
     return run
 
 
@@ -100,7 +118,9 @@ def _command_of(entry: Entry) -> Callable[..., None]:
         _print(found.body, as_json)
 
     ordered = [name for name in fields if name not in ("feature", "store")]
-    parameters = [_parameter(name, fields[name]) for name in (["feature"] if "feature" in fields else []) + ordered]
+    parameters = [
+        _parameter(name, fields[name]) for name in (["feature"] if "feature" in fields else []) + ordered
+    ]
     store_type = StoresOption if entry.takes_all_stores else StoreOption
     parameters.append(_keyword("store", store_type, None))
     parameters.append(_keyword("json", JsonOption, False))
@@ -116,7 +136,9 @@ def _parameter(name: str, info: FieldInfo) -> inspect.Parameter:
     kind: Any = kinds[0] if len(kinds) == 1 else str
     default = ... if info.default is PydanticUndefined else info.default
     if name == "feature":
-        return _keyword(name, Annotated[int, typer.Argument(help=info.description, show_default=False)], default)
+        return _keyword(
+            name, Annotated[int, typer.Argument(help=info.description, show_default=False)], default
+        )
     option = f"--{name.replace('_', '-')}"
     if name == "image":
         return _keyword(name, Annotated[Path | None, typer.Option(option, help="Write a PNG there")], None)
@@ -162,10 +184,7 @@ def _write_picture(path: Path, picture: bytes | None) -> None:
         raise BadInput(f"--image {path} cannot be written: {error.strerror}") from error
 
 
-def serve(
-    store: StoresOption = None,
-    http: Annotated[str | None, typer.Option("--http", metavar="HOST:PORT", help="Streamable HTTP, loopback only")] = None,
-) -> None:
+def serve(store: StoresOption = None, http: HttpOption = None) -> None:
     """Serve the tools over MCP: stdio, or HTTP with --http."""
     stores, _ = _open(store or [])
     from saeinterp_mcp.faces.mcp import run_http, run_stdio
@@ -179,10 +198,7 @@ def serve(
     run_http(stores, host.strip("[]"), int(port))
 
 
-def demo(
-    store: Annotated[Path | None, typer.Option("--store", help="The example store; default the demo-store folder")] = None,
-    feature: Annotated[int | None, typer.Option("--feature", help="Feature to look at")] = None,
-) -> None:
+def demo(store: DemoStoreOption = None, feature: DemoFeatureOption = None) -> None:
     """Show what an agent sees: a real MCP client asks a real server about one feature."""
     from saeinterp_mcp.demo import DEMO_FEATURE, run_demo
 

@@ -1,21 +1,21 @@
-"""The MCP face: OPERATIONS as tools, over stdio and streamable HTTP. The only file that imports `mcp`."""
+"""The MCP face: OPERATIONS as tools, over stdio and streamable HTTP. Only this and `mcp_client` import `mcp`."""
 
 import base64
+import importlib
 import json
 import logging
 import re
 import socket
-import time
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import anyio
 import anyio.to_thread
-from mcp import Client, StdioServerParameters
 from mcp.server import MCPServer
 from mcp.server.caching import CacheHint
+from mcp.server.context import CallNext, HandlerResult
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError, UnexpectedToolError
 from mcp.server.mcpserver.tools import Tool
@@ -48,7 +48,11 @@ MAX_AT_ONCE = 8
 """Calls answered at the same time; more wait, so that their memory stays bounded."""
 _NAME = re.compile(r"[\w.-]+", re.ASCII)
 _STATIC = CacheHint(ttl_ms=3_600_000, scope="private")
-READ_ONLY = ToolAnnotations(read_only_hint=True, idempotent_hint=True, destructive_hint=False, open_world_hint=False)
+WARMED = ("scipy.special", "scipy.sparse", "polars")
+"""What operations import on first use, because it is slow; loaded once the first reply is out."""
+READ_ONLY = ToolAnnotations(
+    read_only_hint=True, idempotent_hint=True, destructive_hint=False, open_world_hint=False
+)
 
 
 class OpTool(Tool):
@@ -130,31 +134,61 @@ def build(stores: ServedStores, offered: Sequence[Entry] | None = None) -> MCPSe
         if entry.name == "store_status":
             _add_summary(server, entry, stores)
     _add_prompt(server, stores)
+    _warm_up_after_the_first_reply(server)
     return server
+
+
+def _warm_up_after_the_first_reply(server: MCPServer[Any]) -> None:
+    """A host waits for the first reply and is idle after it: load then what the first tool call would wait for.
+
+    The thread is no daemon: to be killed in the middle of loading a compiled module can crash the process.
+    """
+    started = False
+
+    async def middleware(ctx: Any, call_next: CallNext) -> HandlerResult:
+        nonlocal started
+        reply = await call_next(ctx)
+        if not started:
+            started = True
+            threading.Thread(target=lambda: [importlib.import_module(name) for name in WARMED]).start()
+        return reply
+
+    server.middleware.append(middleware)
 
 
 def _add_summary(server: MCPServer[Any], entry: Entry, stores: ServedStores) -> None:
     @server.resource(
-        "saeinterp://summary", name="summary", title=entry.title, description=entry.description, mime_type="application/json"
+        "saeinterp://summary",
+        name="summary",
+        title=entry.title,
+        description=entry.description,
+        mime_type="application/json",
     )
     def summary() -> str:
         return json.dumps(answer(entry, stores, {}).body, ensure_ascii=False)
 
 
 def _add_prompt(server: MCPServer[Any], stores: ServedStores) -> None:
-    @server.prompt(title="Investigate a feature", description="Find out what a feature means, and how sure that is")
+    @server.prompt(
+        title="Investigate a feature", description="Find out what a feature means, and how sure that is"
+    )
     def investigate(feature: str, store: str = "") -> str:
         where = f", store {store}" if store in stores.by_name else ""
         index = re.sub(r"\D", "", feature) or "?"
         return shipped_text("prompts", "investigate.md").format(feature=index, store=where)
 
-    @server.completion()
     async def complete(
-        ref: PromptReference | ResourceTemplateReference, argument: CompletionArgument, context: CompletionContext | None
+        ref: PromptReference | ResourceTemplateReference,
+        argument: CompletionArgument,
+        context: CompletionContext | None,
     ) -> Completion | None:
         if argument.name == "store":
-            return Completion(values=[name for name in stores.by_name if name.startswith(argument.value)][:100])
+            return Completion(
+                values=[name for name in stores.by_name if name.startswith(argument.value)][:100]
+            )
         return None
+
+    server.completion()(complete)  # type: ignore[no-untyped-call]
 
 
 def instructions(stores: ServedStores) -> str:
@@ -172,7 +206,9 @@ def instructions(stores: ServedStores) -> str:
 def _schema_line(stores: ServedStores, name: str) -> str:
     store = stores.by_name[name]
     shown = name if _NAME.fullmatch(name) else "a store"
-    families, groups = ([n for n in names if _NAME.fullmatch(n)][:6] for names in (store.families, store.groups))
+    families, groups = (
+        [n for n in names if _NAME.fullmatch(n)][:6] for names in (store.families, store.groups)
+    )
     line = f"{shown} ({store.manifest.n_features} features, kind {store.manifest.kind}"
     line += f", families {', '.join(families)}" if families else ""
     return line + (f", groups {', '.join(groups)}" if groups else "") + ")"
@@ -221,42 +257,3 @@ def _listening(host: str, port: int) -> socket.socket:
         listener.close()
         raise BadInput(f"--http {host}:{port} cannot be listened on: {error}") from error
     return listener
-
-
-class Reply(NamedTuple):
-    """What a tool gave a client: `structured` is None for an error, whose words are in `text`."""
-
-    structured: dict[str, Any] | None
-    text: str
-    seconds: float
-
-
-class Session:
-    """A client's side of a running server."""
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
-
-    @property
-    def instructions(self) -> str:
-        """What the server says of itself before any tool is called."""
-        return self._client.instructions or ""
-
-    async def tools(self) -> list[str]:
-        """Names of the tools."""
-        return [tool.name for tool in (await self._client.list_tools()).tools]
-
-    async def call(self, tool: str, arguments: Mapping[str, Any]) -> Reply:
-        """Call a tool and time it."""
-        start = time.perf_counter()
-        result = await self._client.call_tool(tool, dict(arguments))
-        seconds = time.perf_counter() - start
-        text = "\n".join(block.text for block in result.content if isinstance(block, TextContent))
-        return Reply(None if result.is_error else result.structured_content, text, seconds)
-
-
-@asynccontextmanager
-async def open_client(command: Sequence[str]) -> AsyncIterator[Session]:
-    """Start a server as a child process and talk to it over stdio, as a host does."""
-    async with Client(StdioServerParameters(command=command[0], args=list(command[1:]))) as client:
-        yield Session(client)

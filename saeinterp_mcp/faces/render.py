@@ -69,7 +69,12 @@ def plain(value: Any) -> str:
         return ", ".join(plain(v) for v in value)
     if isinstance(value, Mapping):
         return "{" + _facts(value) + "}"
-    return str(value)
+    return with_its_blanks(str(value))
+
+
+def with_its_blanks(text: str) -> str:
+    """Text in quotes where blanks at its ends would not be seen: tokens differ in nothing else."""
+    return text if text == text.strip() else f"'{text}'"
 
 
 def _facts(values: Mapping[str, Any]) -> str:
@@ -100,7 +105,9 @@ def _split(name: str, value: Any, own: dict[str, Any]) -> list[Facts | Grid]:
 
 def _nested(value: Any) -> bool:
     """Whether a value is too much for a cell of a table."""
-    return bool(value) and (isinstance(value, dict) or (isinstance(value, list) and isinstance(value[0], dict | list)))
+    return bool(value) and (
+        isinstance(value, dict) or (isinstance(value, list) and isinstance(value[0], dict | list))
+    )
 
 
 def _without_empty(grid: Grid) -> Grid:

@@ -9,13 +9,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from saeinterp_mcp.faces.render import Facts, Grid, about_the_call, parts
+from saeinterp_mcp.faces.render import Facts, Grid, about_the_call, parts, with_its_blanks
 
 WIDE = 10_000
 """Columns when the output is no terminal, so that nothing is cut for a reader who pipes it on."""
 MIN_TEXT = 24
 """Columns of text are narrowed to this before whole columns are left out."""
 GAP = 2
+BETWEEN = 3
+"""Between columns of a table: the gap and the box's own blank."""
 PAIRS_IN_A_COLUMN = 4
 
 
@@ -27,8 +29,8 @@ def console(file: IO[str]) -> Console:
     return made
 
 
-def show(body: Mapping[str, Any], to: Console) -> None:
-    """Print an answer: the summary, warnings, then facts and tables."""
+def show(body: Mapping[str, Any], to: Console, max_rows: int | None = None) -> None:
+    """Print an answer: the summary, warnings, then facts and tables, each of at most `max_rows` rows."""
     to.print(Text(str(body["summary"]), style="bold"))
     for warning in body["warnings"]:
         to.print(Text(f"Warning: {warning}", style="yellow"))
@@ -36,7 +38,9 @@ def show(body: Mapping[str, Any], to: Console) -> None:
         if isinstance(part, Facts):
             _show_facts(part, to)
         else:
-            _show_grid(part, to)
+            _show_grid(Grid(part.name, part.columns, part.rows[:max_rows]), to)
+            if hidden := len(part.rows[max_rows:]) if max_rows else 0:
+                to.print(Text(f"... and {hidden} more rows", style="dim"))
     to.print(Text(_joined(about_the_call(body)), style="dim"))
 
 
@@ -52,7 +56,7 @@ def rounded(value: Any) -> str:
         return ", ".join(rounded(v) for v in value)
     if isinstance(value, Mapping):
         return _joined(value)
-    return str(value)
+    return with_its_blanks(str(value))
 
 
 def _joined(values: Mapping[str, Any]) -> str:
@@ -112,13 +116,15 @@ def _show_grid(grid: Grid, to: Console) -> None:
 
 def _fit(columns: list[str], cells: list[list[str]], numeric: list[bool], room: int) -> dict[int, int]:
     """Column to its width: text narrowed first, then columns left out from the right."""
-    natural = [max(Text(c).cell_len for c in (columns[i], *(row[i] for row in cells))) for i in range(len(columns))]
+    natural = [
+        max(Text(c).cell_len for c in (columns[i], *(row[i] for row in cells))) for i in range(len(columns))
+    ]
     widths = dict(enumerate(natural))
     texts = sorted((i for i in widths if not numeric[i] and natural[i] > MIN_TEXT), key=lambda i: -natural[i])
     for i in texts:
-        too_much = sum(widths.values()) + GAP * len(widths) - room
+        too_much = sum(widths.values()) + BETWEEN * len(widths) - room
         widths[i] = max(MIN_TEXT, widths[i] - max(0, too_much))
-    while len(widths) > 1 and sum(widths.values()) + GAP * len(widths) > room:
+    while len(widths) > 1 and sum(widths.values()) + BETWEEN * len(widths) > room:
         del widths[max(widths)]
     assert all(a < b for a, b in pairwise(widths)), "columns keep their order"
     return widths

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from saeinterp_mcp.operations.base import Result
 from saeinterp_mcp.operations.decoder_influence import decoder_influence
@@ -28,7 +29,7 @@ class Operation:
     command: str
     """On the command line; two words make a subcommand."""
     title: str
-    picture: Callable[[Result], bytes] | None = None
+    picture: Callable[[Any], bytes] | None = None
     """Draws a PNG of the result, when the call asks for it with `image`."""
 
     @property

@@ -4,8 +4,8 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
-from scipy.special import ndtr
 
+from saeinterp_mcp.analysis.distributions import normal_below
 from saeinterp_mcp.analysis.text import visible_token
 from saeinterp_mcp.errors import NotInStore
 from saeinterp_mcp.operations.base import Feature, FeatureResult, Table, number, sealed, table_rows
@@ -44,8 +44,8 @@ def decoder_influence(
     store.check_feature(feature)
     if not store.backend.has("outputs/norm"):
         raise NotInStore(
-            f"store {store.name!r} holds no decoder with unembedding, so decoder_influence cannot answer; give decoder, "
-            "unembedding and output_tokens in the bundle, or build from the model"
+            f"store {store.name!r} holds no decoder with unembedding, so decoder_influence cannot answer; "
+            "give decoder, unembedding and output_tokens in the bundle, or build from the model"
         )
     direction = store.per_feature("weights/decoder", feature).astype(np.float64)
     norms = store.backend.column("outputs/norm")
@@ -63,7 +63,10 @@ def decoder_influence(
         operation="decoder_influence",
         store=store.name,
         basis="weights",
-        summary=f"Feature {feature} raises {up} and lowers {down}; its effect is larger than that of {percentile:.0f} % of features.",
+        summary=(
+            f"Feature {feature} raises {up} and lowers {down}; "
+            f"its effect is larger than that of {percentile:.0f} % of features."
+        ),
         warnings=["direct path only: what later layers make of the feature is not in it"],
         feature=feature,
         effect_norm=float(norms[feature]),
@@ -82,7 +85,7 @@ def _side(store: Store, feature: int, side: str, direction: Any, limit: int) -> 
     scale = np.linalg.norm(direction) * np.linalg.norm(rows, axis=1) / np.sqrt(len(direction))
     z = np.divide(effects, scale, out=np.zeros(len(effects)), where=scale > 0)
     names = [visible_token(store.output_tokens[t]) for t in tokens]
-    return Table(columns=["token", "effect", "percentile"], rows=table_rows(names, effects, 100 * ndtr(z)))
+    return Table(columns=["token", "effect", "percentile"], rows=table_rows(names, effects, 100 * normal_below(z)))
 
 
 def _families(store: Store, direction: Any) -> Table:
@@ -101,7 +104,7 @@ def _families(store: Store, direction: Any) -> Table:
                     family.name,
                     len(members),
                     effect,
-                    number(100 * float(ndtr(effect / scale))) if scale else None,
+                    number(100 * float(normal_below(effect / scale))) if scale else None,
                 ]
             )
     rows.sort(key=lambda row: -abs(row[2]))

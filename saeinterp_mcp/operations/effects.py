@@ -3,19 +3,20 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from saeinterp_mcp.analysis import intervals
-from saeinterp_mcp.analysis.intervals import MIN_FIRING_UNITS, benjamini_hochberg
+from saeinterp_mcp.analysis.intervals import MIN_FIRING_UNITS, Arm, Cross, benjamini_hochberg
 from saeinterp_mcp.analysis.moments import Moments
 from saeinterp_mcp.operations.slicing import Labels, Slice
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
+Sums = TypeVar("Sums", Arm, Cross)
 
 
 @dataclass(frozen=True)
@@ -154,10 +155,9 @@ class Effects:
 
         def cut(moments: Moments) -> Moments:
             return Moments(
-                *(
-                    type(part)(**{f.name: getattr(part, f.name)[pick] for f in fields(part)})
-                    for part in moments
-                )
+                label=_picked(moments.label, pick),
+                reference=_picked(moments.reference, pick),
+                cross=_picked(moments.cross, pick),
             )
 
         return replace(
@@ -184,6 +184,10 @@ class Effects:
         if np.isnan(self.effect_low[k]):
             return f"effect interval: the reference has under {MIN_FIRING_UNITS} firing units"
         return None
+
+
+def _picked(part: Sums, pick: Ints) -> Sums:
+    return type(part)(**{f.name: getattr(part, f.name)[pick] for f in fields(part)})
 
 
 def enough(n: Ints, n_units: Ints, min_n: int) -> Bools:

@@ -4,7 +4,6 @@ from typing import Annotated, Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
-from scipy import sparse
 
 from saeinterp_mcp.analysis.intervals import Arm, contrast, mean_interval
 from saeinterp_mcp.errors import BadInput
@@ -27,7 +26,21 @@ from saeinterp_mcp.operations.slicing import Scoping, Slice, make_slice
 from saeinterp_mcp.store.base import Store
 
 MAX_CELLS = 400
-COLUMNS = ["x", "y", "n", "n_units", "n_firing", "firing_rate", "mean", "ci_low", "ci_high", "interaction", "interaction_low", "interaction_high", "rate_interaction"]
+COLUMNS = [
+    "x",
+    "y",
+    "n",
+    "n_units",
+    "n_firing",
+    "firing_rate",
+    "mean",
+    "ci_low",
+    "ci_high",
+    "interaction",
+    "interaction_low",
+    "interaction_high",
+    "rate_interaction",
+]
 
 
 class Peak(BaseModel):
@@ -81,11 +94,12 @@ def family_heatmap(
     y = np.array([0, *fy.levels])[np.arange(nx * ny) % ny]
     observed = int((cells.n > 0).sum())
     warnings = list(part.warnings)
-    if scope == "at" and store.is_sequence and not (fx.of_positions or fy.of_positions):
-        if not (cells.n.reshape(nx, ny)[1:, 1:] > 0).any():
-            warnings.append(
-                "at scope 'at' a position has one token, so levels of two token families never meet; use scope before or sample"
-            )
+    of_tokens = store.is_sequence and not (fx.of_positions or fy.of_positions)
+    if scope == "at" and of_tokens and not (cells.n.reshape(nx, ny)[1:, 1:] > 0).any():
+        warnings.append(
+            "at scope 'at' a position has one token, so levels of two token families never meet; "
+            "use scope before or sample"
+        )
     best = int(np.nanargmax(np.where(cells.shown, cells.mean, np.nan))) if cells.shown.any() else None
     result = FamilyHeatmap(
         operation="family_heatmap",
@@ -95,7 +109,8 @@ def family_heatmap(
             f"{observed} of {nx * ny} cells observed, {int(cells.shown.sum())} with enough rows. "
             + (
                 f"Largest mean {digits(cells.mean[best])} [{digits(cells.low[best])}, {digits(cells.high[best])}] at "
-                f"{family_x}={x[best]}, {family_y}={y[best]} (n {cells.n[best]}, firing rate {percent(cells.rate[best])})."
+                f"{family_x}={x[best]}, {family_y}={y[best]} "
+                f"(n {cells.n[best]}, firing rate {percent(cells.rate[best])})."
                 if best is not None
                 else "No cell has enough rows for an estimate."
             )
@@ -125,12 +140,19 @@ def family_heatmap(
             cells.interaction_low,
             cells.interaction_high,
             cells.rate_interaction,
-        ),  # fmt: skip
+        ),
     )
     arguments: dict[str, Any] = {
-        "feature": feature, "family_x": family_x, "family_y": family_y, "where": where, "scope": scope,
-        "window": window, "min_n": min_n, "split": split, "seed": seed,
-    }  # fmt: skip
+        "feature": feature,
+        "family_x": family_x,
+        "family_y": family_y,
+        "where": where,
+        "scope": scope,
+        "window": window,
+        "min_n": min_n,
+        "split": split,
+        "seed": seed,
+    }
     return sealed(result, store, arguments)
 
 
@@ -138,6 +160,8 @@ class _Cells:
     """Estimates of all cells x * ny + y, from a sparse matrix of units by cells."""
 
     def __init__(self, part: Slice, family_x: str, family_y: str, nx: int, ny: int, min_n: int) -> None:
+        from scipy import sparse  # half a second that a server asked its name must not spend
+
         store, k = part.store, nx * ny
         rows = np.arange(store.n_rows(part.split)) if part.mask is None else np.flatnonzero(part.mask)
         codes = (
@@ -212,11 +236,12 @@ def draw_heatmap(result: FamilyHeatmap) -> bytes:
     from matplotlib.figure import Figure
 
     at = {name: result.columns.index(name) for name in ("x", "y", "n", "mean")}
-    xs = sorted({int(row[at["x"]]) for row in result.rows})  # type: ignore[arg-type]
-    ys = sorted({int(row[at["y"]]) for row in result.rows})  # type: ignore[arg-type]
+    rows: list[list[Any]] = list(result.rows)
+    xs = sorted({int(row[at["x"]]) for row in rows})
+    ys = sorted({int(row[at["y"]]) for row in rows})
     mean, n = np.full((len(ys), len(xs)), np.nan), np.zeros((len(ys), len(xs)), np.int64)
-    for row in result.rows:
-        i, j = ys.index(int(row[at["y"]])), xs.index(int(row[at["x"]]))  # type: ignore[arg-type]
+    for row in rows:
+        i, j = ys.index(int(row[at["y"]])), xs.index(int(row[at["x"]]))
         n[i, j] = row[at["n"]]
         mean[i, j] = np.nan if row[at["mean"]] is None else row[at["mean"]]
     figure = Figure(

@@ -88,7 +88,25 @@ class FamilySweep(TableResult):
     confounding: Confounding | None
 
 
-COLUMNS = ["level", "n", "n_units", "n_firing", "firing_rate", "rate_low", "rate_high", "mean", "ci_low", "ci_high", "effect", "effect_low", "effect_high", "mean_when_firing", "rate_ratio", "q", "reason"]
+COLUMNS = [
+    "level",
+    "n",
+    "n_units",
+    "n_firing",
+    "firing_rate",
+    "rate_low",
+    "rate_high",
+    "mean",
+    "ci_low",
+    "ci_high",
+    "effect",
+    "effect_low",
+    "effect_high",
+    "mean_when_firing",
+    "rate_ratio",
+    "q",
+    "reason",
+]
 
 
 def family_sweep(
@@ -124,7 +142,8 @@ def family_sweep(
     stratified, confounding = adjusted.stratified(), adjusted.confounding()
     if confounding and confounding.share_surviving is not None and confounding.share_surviving < 0.5:
         warnings.append(
-            f"confounded: held within {confounding.group}, {percent(confounding.share_surviving)} of the crude effect survives"
+            f"confounded: held within {confounding.group}, {percent(confounding.share_surviving)} "
+            "of the crude effect survives"
         )
     absent = [int(level) for level, n in zip(levels, effects.n[shown], strict=True) if n == 0]
     if absent:
@@ -148,10 +167,7 @@ def family_sweep(
         columns=COLUMNS,
         rows=table_rows(
             levels,
-            *(
-                getattr(effects, name)[shown]
-                for name in ["n", "n_units", "n_firing", "firing_rate", "rate_low", "rate_high", "mean", "ci_low", "ci_high", "effect", "effect_low", "effect_high", "mean_when_firing", "rate_ratio", "q"]
-            ),
+            *(getattr(effects, name)[shown] for name in COLUMNS[1:-1]),
             [effects.reason(k) for k in range(1, len(levels) + 1)],
         ),
         trend=TrendResult(
@@ -165,9 +181,17 @@ def family_sweep(
         confounding=confounding,
     )
     arguments: dict[str, Any] = {
-        "feature": feature, "family": family, "scope": scope, "window": window, "given": given, "group": group,
-        "where": where, "min_n": min_n, "split": split, "seed": seed,
-    }  # fmt: skip
+        "feature": feature,
+        "family": family,
+        "scope": scope,
+        "window": window,
+        "given": given,
+        "group": group,
+        "where": where,
+        "min_n": min_n,
+        "split": split,
+        "seed": seed,
+    }
     return sealed(result, store, arguments)
 
 

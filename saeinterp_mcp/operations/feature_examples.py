@@ -73,9 +73,16 @@ def feature_examples(
         part = _containing(part, contains)
     rows, activations = _pick(part, pick, seed)
     arguments: dict[str, Any] = {
-        "feature": feature, "pick": pick, "contains": contains, "group": group, "where": where, "scope": scope,
-        "window": window, "split": split, "seed": seed,
-    }  # fmt: skip
+        "feature": feature,
+        "pick": pick,
+        "contains": contains,
+        "group": group,
+        "where": where,
+        "scope": scope,
+        "window": window,
+        "split": split,
+        "seed": seed,
+    }
     shown, next_cursor, more = page(range(len(rows)), limit, cursor, store, ["feature_examples", arguments])
     warnings = list(part.warnings)
     if not len(rows):

@@ -166,7 +166,7 @@ def feature_overview(
 def _firing(part: Slice) -> Firing:
     rows, values = part.firing
     s, c = float(values.sum()), float(len(rows))
-    units, index = part.firing_units
+    units, index = part.firing_units.units, part.firing_units.index
     unit_s, unit_c, unit_n = (
         np.bincount(index, values),
         np.bincount(index),
@@ -318,6 +318,7 @@ def _summary(feature: int, firing: Firing, enhancers: Table, store: Store) -> st
     goes = f" It goes most with {names}." if names else " No token stands out."
     return (
         f"Feature {feature} fires on {firing.n_firing} of {firing.n} {where} ({percent(firing.firing_rate)} "
-        f"[{percent(firing.rate_low)}, {percent(firing.rate_high)}], {firing.n_firing_units} of {firing.n_units} units), "
+        f"[{percent(firing.rate_low)}, {percent(firing.rate_high)}], "
+        f"{firing.n_firing_units} of {firing.n_units} units), "
         f"with mean {digits(firing.mean_when_firing)} and maximum {digits(firing.max)} when it fires.{goes}"
     )

@@ -70,11 +70,12 @@ def features_search(
                 f"{int(flagged.sum())} features that never fire{floor} are left out; give where to see them"
             )
     extra: dict[str, NDArray[Any]] = {}
+    why: Callable[[int], str]
     if chosen == "label":
         warnings.append("this store has no labels yet")
         keep[:] = False
         order_by = metrics["importance"]
-        why = lambda f: ""  # noqa: E731
+        why = _no_reason
     elif chosen == "token":
         order_by, why, extra, fires = _by_token(store, query, split)
         keep &= fires
@@ -113,7 +114,10 @@ def features_search(
         operation="features_search",
         store=store.name,
         basis="observed",
-        summary=f"{len(order)} of {len(keep)} features {what}; {len(shown)} shown, best first by {_named(chosen, sort)}.",
+        summary=(
+            f"{len(order)} of {len(keep)} features {what}; {len(shown)} shown, "
+            f"best first by {_named(chosen, sort)}."
+        ),
         warnings=warnings,
         split=split,
         where=where,
@@ -126,6 +130,10 @@ def features_search(
         more=more,
     )
     return sealed(result, store, {**arguments, "limit": limit, "cursor": cursor})
+
+
+def _no_reason(feature: int) -> str:
+    return ""
 
 
 def _named(chosen: str, sort: str | None) -> str:
@@ -161,7 +169,7 @@ def feature_metrics(store: Store, split: Split) -> dict[str, Floats]:
 def below_floor(store: Store) -> Bools:
     """Features under the store's search floor (of the whole store), and those that never fire."""
     metrics = feature_metrics(store, "all")
-    flagged = metrics["n_firing"] == 0
+    flagged = np.asarray(metrics["n_firing"] == 0)
     for name, floor in store.manifest.search_floor.items():
         flagged |= ~(metrics[name] >= floor)
     return flagged
@@ -188,11 +196,14 @@ def _by_token(
     _, features, _ = store.firing_at(rows)
     k = np.bincount(features, minlength=store.manifest.n_features).astype(np.float64)
     fires = feature_metrics(store, split)["n_firing"]
-    scores = token_log_odds(k, np.float64(len(rows)), fires, n_rows)
+    scores = token_log_odds(k, float(len(rows)), fires, n_rows)
     share = np.divide(k, fires, out=np.zeros_like(k), where=fires > 0)
 
     def why(f: int) -> str:
-        return f"fires on {percent(k[f] / len(rows))} of its {len(rows)} rows; {percent(share[f])} of the feature's firings"
+        return (
+            f"fires on {percent(k[f] / len(rows))} of its {len(rows)} rows; "
+            f"{percent(share[f])} of the feature's firings"
+        )
 
     return scores, why, {"log_odds": scores, "token_rate": k / len(rows), "share_of_firings": share}, k > 0
 

@@ -56,7 +56,25 @@ class GroupSweep(TableResult):
     explained_by: ExplainedBy | None
 
 
-COLUMNS = ["value", "n", "n_units", "n_firing", "firing_rate", "mean", "ci_low", "ci_high", "effect", "effect_low", "effect_high", "share_core", "share_tail", "base_share", "rate_ratio", "q", "reason"]
+COLUMNS = [
+    "value",
+    "n",
+    "n_units",
+    "n_firing",
+    "firing_rate",
+    "mean",
+    "ci_low",
+    "ci_high",
+    "effect",
+    "effect_low",
+    "effect_high",
+    "share_core",
+    "share_tail",
+    "base_share",
+    "rate_ratio",
+    "q",
+    "reason",
+]
 
 
 def group_sweep(
@@ -86,9 +104,15 @@ def group_sweep(
         (np.arange(len(effects.n)), -effects.n, -np.nan_to_num(np.abs(effects.effect), nan=-1.0))
     )
     arguments: dict[str, Any] = {
-        "feature": feature, "by": by, "where": where, "scope": scope, "window": window, "min_n": min_n,
-        "split": split, "seed": seed,
-    }  # fmt: skip
+        "feature": feature,
+        "by": by,
+        "where": where,
+        "scope": scope,
+        "window": window,
+        "min_n": min_n,
+        "split": split,
+        "seed": seed,
+    }
     shown, next_cursor, more = page(order.tolist(), limit, cursor, store, ["group_sweep", arguments])
     pick = np.array(shown, np.int64)
     few = effects.only(pick)
@@ -98,7 +122,8 @@ def group_sweep(
     )
     if explained:
         warnings.append(
-            f"{explained.value} may stand for {explained.attribute}={explained.attribute_value}: its peers show the effect too"
+            f"{explained.value} may stand for {explained.attribute}={explained.attribute_value}: "
+            "its peers show the effect too"
         )
     if len(effects.n) == 1:
         warnings.append(f"{by} has a single value, so there is nothing to compare")

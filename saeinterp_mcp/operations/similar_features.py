@@ -60,11 +60,10 @@ def similar_features(
         for f, s, p in zip(others, scores, percentile, strict=True)
     ]
     total = len(store.list_of_feature(f"{prefix}/features", feature))
-    best = (
-        f"; nearest is {rows[0][0]} at {digits(rows[0][1])} (random pairs: 99 % under {digits(float(np.quantile(random, 0.99)))})"
-        if rows
-        else ""
-    )
+    best = ""
+    if rows:
+        chance = digits(float(np.quantile(random, 0.99)))
+        best = f"; nearest is {rows[0][0]} at {digits(rows[0][1])} (random pairs: 99 % under {chance})"
     result = SimilarFeatures(
         operation="similar_features",
         store=store.name,

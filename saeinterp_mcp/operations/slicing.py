@@ -77,7 +77,7 @@ class StoreRows:
     def family_level(self, name: str) -> Ints:
         """Highest level value in scope, 0 where none is."""
         levels = np.array([0, *self.store.family(name).levels], np.int64)
-        return levels[self.codes(name)]
+        return np.asarray(levels[self.codes(name)])
 
     def has_token(self, token: str) -> Bools:
         """Whether the token is in scope."""
@@ -85,7 +85,7 @@ class StoreRows:
         if self.store.is_sequence:
             here = self.store.token_of_rows(np.arange(self._n)) == wanted
             if self.scoping.scope == "at":
-                return here
+                return np.asarray(here)
             return spread_in_scope(self.store, here.astype(np.uint8), self.scoping) > 0
         stop = int(self.store.first_token[self._n])
         at = np.flatnonzero(self.store.sample_tokens[:stop] == wanted)

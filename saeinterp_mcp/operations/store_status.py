@@ -74,7 +74,8 @@ def store_status(
     chosen = list(stores.by_name.values()) if store is None else [stores.pick(store)]
     status = [_status(s) for s in chosen]
     warnings = [
-        f"store {s.name}: load check {c.get('name')} failed{' (overridden)' if c.get('overridden') else ''}: {c.get('note') or ''}"
+        f"store {s.name}: load check {c.get('name')} failed"
+        f"{' (overridden)' if c.get('overridden') else ''}: {c.get('note') or ''}"
         for s in chosen
         for c in s.manifest.checks
         if c.get("passed") is False
@@ -84,8 +85,8 @@ def store_status(
         store=store,
         basis="observed",
         summary="; ".join(
-            f"{s.name}: {s.n_features} features over {s.n_positions} {'positions' if s.kind == 'sequence' else 'samples'} "
-            f"of {s.n_units} units ({s.coverage} coverage)"
+            f"{s.name}: {s.n_features} features over {s.n_positions} "
+            f"{'positions' if s.kind == 'sequence' else 'samples'} of {s.n_units} units ({s.coverage} coverage)"
             for s in status
         ),
         warnings=warnings,

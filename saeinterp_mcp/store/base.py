@@ -7,16 +7,18 @@ is a subclass of `Backend` that passes `tests/store/contract.py`.
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from saeinterp_mcp.analysis.ranges import expand_ranges
 from saeinterp_mcp.errors import NotInStore, UnknownName, nearest
 from saeinterp_mcp.store.layout import NO_INDEX
 from saeinterp_mcp.store.manifest import SPLITS, FamilyInfo, GroupInfo, Manifest, Split
+
+if TYPE_CHECKING:
+    import polars as pl
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -55,7 +57,7 @@ class Backend(ABC):
         """The whole array, read-only; may be memory-mapped, so that a gather reads only what it needs."""
 
     @abstractmethod
-    def table(self, name: str) -> pl.DataFrame:
+    def table(self, name: str) -> "pl.DataFrame":
         """A table: `samples`, `vocabulary`, `families`, `groups`, `features`, `examples`, `decoder_influence`."""
 
 
@@ -76,7 +78,7 @@ class StoreWriter(ABC):
         self.write(name, 0, array)
 
     @abstractmethod
-    def table(self, name: str, frame: pl.DataFrame) -> None:
+    def table(self, name: str, frame: "pl.DataFrame") -> None:
         """Write a table."""
 
     @abstractmethod
@@ -261,11 +263,11 @@ class Store:
     def per_feature(self, name: str, feature: int, split: Split | None = None) -> AnyArray:
         """A feature's entry of an array whose first axis is the feature (second the split, when given)."""
         entry = self.backend.span(name, feature, feature + 1)[0]
-        return entry if split is None else entry[SPLITS.index(split)]
+        return np.asarray(entry if split is None else entry[SPLITS.index(split)])
 
     def list_of_feature(self, name: str, feature: int, split: Split | None = None) -> AnyArray:
         """A padded list of a feature, without its padding; u32 lists become int64."""
         entry = self.per_feature(name, feature, split)
         if entry.dtype.kind == "u":
-            return entry[entry != NO_INDEX].astype(np.int64)
-        return entry[~np.isnan(entry)]
+            return np.asarray(entry[entry != NO_INDEX], np.int64)
+        return np.asarray(entry[~np.isnan(entry)])

@@ -11,7 +11,7 @@ from saeinterp_mcp.errors import BadStore
 from saeinterp_mcp.fingerprint import canonical_json, file_sha256, fingerprint
 from saeinterp_mcp.frozen import Frozen, describe_validation
 
-FORMAT = "saeinterp-store"
+FORMAT: Literal["saeinterp-store"] = "saeinterp-store"
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 

@@ -1,7 +1,7 @@
-"""A backend in memory, small and obvious: everything from a dense matrix, by the definitions. Tests take it as the truth.
+"""A backend in memory, small and obvious: everything from a dense matrix, by the definitions.
 
-Nothing here is fast, and nothing shares code with the pipeline but the definitions it must agree on (split hashes,
-seeded draws, the vocabulary of the layout).
+Tests take it as the truth. Nothing here is fast, and nothing shares code with the pipeline but the definitions
+it must agree on (split hashes, seeded draws, the vocabulary of the layout).
 """
 
 from collections import Counter
@@ -280,7 +280,17 @@ class _Truth:
 
     def _stats(self) -> None:
         f = self.world.n_features
-        names = ["n_firing", "n_firing_units", "sum", "sumsq", "max", "unit_ss", "unit_sn", "unit_cc", "unit_cn"]
+        names = [
+            "n_firing",
+            "n_firing_units",
+            "sum",
+            "sumsq",
+            "max",
+            "unit_ss",
+            "unit_sn",
+            "unit_cc",
+            "unit_cn",
+        ]
         stats = {name: np.zeros((f, 2)) for name in names}
         quantiles = np.full((f, 2, len(QUANTILES)), np.nan, np.float32)
         maximum = np.full(f, np.nan, np.float32)

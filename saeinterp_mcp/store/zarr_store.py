@@ -13,10 +13,9 @@ import uuid
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import polars as pl
 
 from saeinterp_mcp.errors import BadInput, BadStore
 from saeinterp_mcp.store.base import AnyArray, Backend, StoreWriter
@@ -29,6 +28,9 @@ from saeinterp_mcp.store.manifest import (
     read_manifest,
     write_manifest,
 )
+
+if TYPE_CHECKING:
+    import polars as pl
 
 SHARD = 2**24
 INNER_CHUNK = 2**16
@@ -79,7 +81,7 @@ class ZarrBackend(Backend):
         """Entries `start:stop`, by one positional read for each file touched."""
         array = self._array(name)
         out = np.empty((max(0, stop - start), *array.shape[1:]), dtype=array.dtype)
-        view = memoryview(out).cast("B") if out.size else memoryview(b"")
+        view = out.data.cast("B") if out.size else memoryview(b"")
         done = 0
         while start < stop:
             index, offset = divmod(start, array.rows_per_file)
@@ -96,7 +98,7 @@ class ZarrBackend(Backend):
         """The whole array: memory-mapped when it lies in one plain file, else read."""
         return self._column(name)
 
-    def table(self, name: str) -> pl.DataFrame:
+    def table(self, name: str) -> "pl.DataFrame":
         """A table, kept after the first read."""
         return self._table(name)
 
@@ -110,7 +112,9 @@ class ZarrBackend(Backend):
         whole.flags.writeable = False
         return whole
 
-    def _read_table(self, name: str) -> pl.DataFrame:
+    def _read_table(self, name: str) -> "pl.DataFrame":
+        import polars as pl  # a tenth of a second that only some questions need
+
         path = (self._folder_of(f"{TABLES}/{name}.parquet") or self._folders[0]) / TABLES / f"{name}.parquet"
         try:
             return pl.read_parquet(path)
@@ -211,7 +215,7 @@ class ZarrWriter(StoreWriter):
             return
         self._arrays[name][start : start + len(block)] = block
 
-    def table(self, name: str, frame: pl.DataFrame) -> None:
+    def table(self, name: str, frame: "pl.DataFrame") -> None:
         """Write a Parquet table (zstd)."""
         folder = self.path / TABLES
         folder.mkdir(exist_ok=True)

@@ -22,7 +22,11 @@ from saeinterp_mcp.errors import SaeInterpError
 
 ROOT = Path(__file__).resolve().parents[2]
 HOME = ROOT / ".conformance"
-PACKAGES = ("node@22", "@modelcontextprotocol/inspector@2.12.0", "@modelcontextprotocol/conformance@0.2.0-alpha.12")
+PACKAGES = (
+    "node@22",
+    "@modelcontextprotocol/inspector@2.12.0",
+    "@modelcontextprotocol/conformance@0.2.0-alpha.12",
+)
 ERAS = ("legacy", "modern")
 HANDSHAKE, STATELESS = "2025-11-25", "2026-07-28"
 SCENARIOS = {
@@ -53,7 +57,10 @@ class Report:
     def check(self, what: str, holds: bool, seen: str) -> None:
         """One line for each check; what was seen only when it fails."""
         self.passed, self.failed = self.passed + holds, self.failed + (not holds)
-        print(f"{'ok  ' if holds else 'FAIL'} {what}" + ("" if holds else f"\n     {seen.strip()[-1500:]}"), flush=True)
+        print(
+            f"{'ok  ' if holds else 'FAIL'} {what}" + ("" if holds else f"\n     {seen.strip()[-1500:]}"),
+            flush=True,
+        )
 
 
 def install() -> dict[str, str]:
@@ -74,18 +81,25 @@ def inspect_stdio(server: Sequence[str], environment: dict[str, str], report: Re
 
     def inspector(era: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         command = ["mcp-inspector", "--cli", *server, "--protocol-era", era, "--format", "json", *arguments]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+        return subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=120, check=False
+        )
 
     def call(era: str, tool: str, arguments: dict[str, Any]) -> subprocess.CompletedProcess[str]:
-        return inspector(era, "--method", "tools/call", "--tool-name", tool, "--tool-args-json", json.dumps(arguments))
+        return inspector(
+            era, "--method", "tools/call", "--tool-name", tool, "--tool-args-json", json.dumps(arguments)
+        )
 
+    wrong = {"an unknown feature": {"feature": 10**6}, "an unknown argument": {"feature": 0, "x": 1}}
     for era in ERAS:
         listed = inspector(era, "--method", "tools/list", "--strict")
-        report.check(f"inspector {era}: tools/list --strict", listed.returncode == OK, listed.stdout + listed.stderr)
+        report.check(
+            f"inspector {era}: tools/list --strict", listed.returncode == OK, listed.stdout + listed.stderr
+        )
         asked = call(era, "feature_overview", {"feature": 0})
         whole = asked.returncode == OK and '"structuredContent"' in asked.stdout
         report.check(f"inspector {era}: a call", whole, asked.stdout + asked.stderr)
-        for what, arguments in (("an unknown feature", {"feature": 10**6}), ("an unknown argument", {"feature": 0, "x": 1})):
+        for what, arguments in wrong.items():
             refused = call(era, "feature_overview", arguments)
             seen = f"exit code {refused.returncode}\n{refused.stdout}{refused.stderr}"
             report.check(f"inspector {era}: {what}", refused.returncode == TOOL_ERROR, seen)
@@ -96,13 +110,26 @@ def run_scenarios(url: str, environment: dict[str, str], report: Report) -> None
     for scenario, versions in SCENARIOS.items():
         for version in versions:
             with tempfile.TemporaryDirectory() as out:
-                command = ["conformance", "server", "--url", url, "--scenario", scenario, "--spec-version", version, "-o", out]
-                done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+                command = ["conformance", "server", "--url", url, "-o", out]
+                done = subprocess.run(
+                    [*command, "--scenario", scenario, "--spec-version", version],
+                    env=environment,
+                    capture_output=True,
+                    text=True,
+                    timeout=120,
+                    check=False,
+                )
                 files = list(Path(out).rglob("checks.json"))
                 checks = [c for file in files for c in json.loads(file.read_text(encoding="utf-8"))]
             statuses = [str(check["status"]) for check in checks]
-            good = done.returncode == 0 and "SUCCESS" in statuses and set(statuses) <= {"SUCCESS", "INFO", "SKIPPED"}
-            report.check(f"conformance {version} {scenario}: {len(checks)} checks", good, f"{statuses}\n{done.stdout}")
+            good = (
+                done.returncode == 0
+                and "SUCCESS" in statuses
+                and set(statuses) <= {"SUCCESS", "INFO", "SKIPPED"}
+            )
+            report.check(
+                f"conformance {version} {scenario}: {len(checks)} checks", good, f"{statuses}\n{done.stdout}"
+            )
 
 
 @contextmanager

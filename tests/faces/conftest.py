@@ -28,7 +28,8 @@ class Caller:
     client: Client
 
     def call(self, tool: str, **arguments: Any) -> CallToolResult:
-        return self.portal.call(self.client.call_tool, tool, arguments)
+        result: CallToolResult = self.portal.call(self.client.call_tool, tool, arguments)
+        return result
 
     def error(self, tool: str, **arguments: Any) -> str:
         """The text of a call that is refused."""
@@ -78,7 +79,8 @@ def http_url(seq: Path) -> Iterator[str]:
 
 
 @pytest.fixture(
-    scope="session", params=[f"{how}-{era}" for how in ("memory", "stdio", "http") for era in ("legacy", "auto")]
+    scope="session",
+    params=[f"{how}-{era}" for how in ("memory", "stdio", "http") for era in ("legacy", "auto")],
 )
 def caller(request: pytest.FixtureRequest, seq: Path) -> Iterator[Caller]:
     """A client of a server over `seq`: in memory, of a child process, and over loopback; both protocol eras."""
@@ -95,7 +97,10 @@ def caller(request: pytest.FixtureRequest, seq: Path) -> Iterator[Caller]:
 
 def connected(target: Any, era: str = "auto") -> Iterator[Caller]:
     """Connect for as long as the generator is held."""
-    with start_blocking_portal() as portal, portal.wrap_async_context_manager(Client(target, mode=era)) as client:
+    with (
+        start_blocking_portal() as portal,
+        portal.wrap_async_context_manager(Client(target, mode=era)) as client,
+    ):
         yield Caller(portal, client)
 
 
@@ -103,5 +108,10 @@ def run_cli(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
     """The command line in a process of its own."""
     known = {name: value for name, value in os.environ.items() if not name.startswith("SAEINTERP_")}
     return subprocess.run(
-        [*SERVER, *arguments], env={**known, **environment}, capture_output=True, encoding="utf-8", timeout=120, check=False
+        [*SERVER, *arguments],
+        env={**known, **environment},
+        capture_output=True,
+        encoding="utf-8",
+        timeout=120,
+        check=False,
     )

@@ -1,6 +1,7 @@
 """Two small bundles with planted features and hostile strings, and the stores made of them by our own writer."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -30,7 +31,9 @@ def sequence_store(folder: Path) -> Path:
         {"name": "other", "levels": {"t4": 1, "t5": 2}},
     ]
     groups = [{"name": "module", "primary": True}]
-    return _store(folder, "seq", "sequence", samples, activations, families, groups, {"excluded_positions": [0]})
+    return _store(
+        folder, "seq", "sequence", samples, activations, families, groups, {"excluded_positions": [0]}
+    )
 
 
 def set_store(folder: Path) -> Path:
@@ -49,10 +52,21 @@ def set_store(folder: Path) -> Path:
         {"name": "swim", "encoding": "cumulative", "levels": {"swim_3": 3, "swim_6": 6}},
         {"name": "a", "levels": {"a0": 1, "a1": 2}},
     ]
-    return _store(folder, "gear", "set", samples, activations, families, [{"name": "weapon", "primary": True}], {})
+    return _store(
+        folder, "gear", "set", samples, activations, families, [{"name": "weapon", "primary": True}], {}
+    )
 
 
-def _store(folder, name, kind, samples, activations, families, groups, more):  # type: ignore[no-untyped-def]
+def _store(
+    folder: Path,
+    name: str,
+    kind: str,
+    samples: list[dict[str, Any]],
+    activations: list[tuple[int, int, int, float]],
+    families: list[dict[str, Any]],
+    groups: list[dict[str, Any]],
+    more: dict[str, Any],
+) -> Path:
     bundle = folder / f"{name}_bundle"
     bundle.mkdir(parents=True)
     pl.DataFrame(samples).write_parquet(bundle / "samples.parquet")
@@ -60,6 +74,6 @@ def _store(folder, name, kind, samples, activations, families, groups, more):  #
     pl.DataFrame(activations, schema=schema, orient="row").write_parquet(bundle / "activations.parquet")
     config = {"name": name, "kind": kind, "n_features": 4, "families": families, "groups": groups, **more}
     (bundle / "bundle.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
-    out: Path = folder / name
+    out = folder / name
     import_bundle(bundle, out)
     return out

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import jsonschema
+import anyio
 import pytest
 
 from saeinterp_mcp.faces.answering import answer
@@ -39,9 +39,7 @@ def test_every_operation_is_listed_with_its_schemas_and_as_reading_only(caller: 
         assert (hints.read_only_hint, hints.idempotent_hint) == (True, True)
         assert (hints.destructive_hint, hints.open_world_hint) == (False, False)
         assert tool.input_schema["additionalProperties"] is False
-        jsonschema.Draft202012Validator.check_schema(tool.input_schema)
         assert tool.output_schema is not None
-        jsonschema.Draft202012Validator.check_schema(tool.output_schema)
 
 
 @pytest.mark.parametrize("tool", CALLS)
@@ -67,7 +65,8 @@ def test_a_bad_value_is_refused_in_one_line_without_links(caller: Caller) -> Non
     message = "family_sweep: min_n: Input should be greater than or equal to 1"
     assert caller.error("family_sweep", feature=0, family="fam", min_n=0) == message
     assert caller.error("family_sweep", feature=0) == "family_sweep: family: Field required"
-    assert caller.error("family_sweep", feature=True, family="fam") == "family_sweep: feature: true is not a value it takes"
+    message = "family_sweep: feature: true is not a value it takes"
+    assert caller.error("family_sweep", feature=True, family="fam") == message
 
 
 def test_an_operations_error_reaches_the_client_whole(caller: Caller) -> None:
@@ -79,7 +78,9 @@ def test_the_command_line_prints_the_structured_content(caller: Caller, seq: Pat
     if caller.client.protocol_version == "2025-11-25":
         pytest.skip("one era is enough, the structure being the same in both")
     structured = caller.call("group_sweep", feature=0, by="module", where="not token:t2").structured_content
-    printed = run_cli("group-sweep", "0", "--by", "module", "--where", "not token:t2", "--store", str(seq), "--json")
+    printed = run_cli(
+        "group-sweep", "0", "--by", "module", "--where", "not token:t2", "--store", str(seq), "--json"
+    )
     assert printed.returncode == 0, printed.stderr
     assert printed.stderr == ""
     assert json.loads(printed.stdout) == structured
@@ -88,12 +89,11 @@ def test_the_command_line_prints_the_structured_content(caller: Caller, seq: Pat
 
 def test_many_calls_at_once_get_their_own_answers(caller: Caller) -> None:
     async def all_at_once() -> list[Any]:
-        import anyio
-
         found: list[Any] = [None] * 24
 
         async def one(i: int) -> None:
-            found[i] = (await caller.client.call_tool("family_sweep", {"feature": i % 4, "family": "fam"})).structured_content
+            result = await caller.client.call_tool("family_sweep", {"feature": i % 4, "family": "fam"})
+            found[i] = result.structured_content
 
         async with anyio.create_task_group() as group:
             for i in range(24):
@@ -108,7 +108,9 @@ def test_many_calls_at_once_get_their_own_answers(caller: Caller) -> None:
 def test_the_prompt_names_the_feature_and_only_tools_that_exist(caller: Caller) -> None:
     prompt = caller.portal.call(caller.client.get_prompt, "investigate", {"feature": "12"})
     text = prompt.messages[0].content.text  # type: ignore[union-attr]
-    assert text.startswith("Find out what feature 12 of the sparse autoencoder means, with the tools of this server.")
+    assert text.startswith(
+        "Find out what feature 12 of the sparse autoencoder means, with the tools of this server."
+    )
     assert "{" not in text
 
 
@@ -124,7 +126,11 @@ def test_the_summary_resource_is_the_status_as_json(caller: Caller) -> None:
 def test_a_foreign_host_or_origin_is_turned_away(http_url: str, header: str, value: str, status: int) -> None:
     place = urlsplit(http_url)
     connection = http.client.HTTPConnection(place.hostname or "", place.port or 0, timeout=30)
-    headers = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream", header: value}
+    headers = {
+        "Content-Type": "application/json",
+        "Accept": "application/json, text/event-stream",
+        header: value,
+    }
     connection.request("POST", place.path, json.dumps({"jsonrpc": "2.0", "id": 1, "method": "ping"}), headers)
     assert connection.getresponse().status == status
     connection.close()
@@ -143,22 +149,29 @@ def test_a_port_in_use_is_said_so(http_url: str, seq: Path) -> None:
     assert "cannot be listened on" in done.stderr
 
 
-def test_the_server_process_loads_neither_torch_nor_the_pipeline(seq: Path) -> None:
-    messages = [
-        {"method": "initialize", "id": 1, "params": {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "t", "version": "0"}}},
+def test_the_server_process_loads_neither_torch_nor_the_pipeline(seq: Path, tmp_path: Path) -> None:
+    hello = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "t", "version": "0"}}
+    messages: list[dict[str, Any]] = [
+        {"method": "initialize", "id": 1, "params": hello},
         {"method": "notifications/initialized"},
-        *({"method": "tools/call", "id": i, "params": {"name": name, "arguments": arguments}} for i, (name, arguments) in enumerate(CALLS.items(), 2)),
-    ]  # fmt: skip
+    ]
+    for i, (name, arguments) in enumerate(CALLS.items(), 2):
+        messages.append({"method": "tools/call", "id": i, "params": {"name": name, "arguments": arguments}})
     command = [SERVER[0], "-X", "importtime", *SERVER[1:], "serve", "--store", str(seq)]
-    with subprocess.Popen(command, stdin=-1, stdout=-1, stderr=-1, encoding="utf-8") as server:
+    log = tmp_path / "stderr"
+    with (
+        log.open("wb") as stderr,
+        subprocess.Popen(command, stdin=-1, stdout=-1, stderr=stderr, encoding="utf-8") as server,
+    ):
         assert server.stdin is not None
         assert server.stdout is not None
         for message in messages:
             server.stdin.write(json.dumps({"jsonrpc": "2.0", **message}) + "\n")
         server.stdin.flush()
         replies = [json.loads(server.stdout.readline()) for m in messages if "id" in m]
-        log = server.communicate()[1]
+        server.stdin.close()
+    lines = log.read_text(encoding="utf-8").splitlines()
     assert {reply["id"] for reply in replies} == {m["id"] for m in messages if "id" in m}
-    loaded = {line.rsplit("|", 1)[1].strip() for line in log.splitlines() if line.startswith("import time:")}
+    loaded = {line.rsplit("|", 1)[1].strip() for line in lines if line.startswith("import time:")}
     assert "saeinterp_mcp.faces.mcp" in loaded
     assert not {name for name in loaded if name.split(".")[0] in ("torch", "transformers", "pipeline")}

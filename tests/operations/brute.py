@@ -6,14 +6,15 @@ import numpy as np
 
 from saeinterp_mcp.analysis.intervals import Arm, Cross
 from saeinterp_mcp.store.base import Store
+from saeinterp_mcp.store.manifest import Split
 
 
-def dense(store: Store, feature: int, split: str = "all") -> np.ndarray[Any, np.dtype[np.float64]]:
+def dense(store: Store, feature: int, split: Split = "all") -> np.ndarray[Any, np.dtype[np.float64]]:
     """Activation of every row, silent ones 0."""
     column = np.zeros(store.n_rows("all"))
     rows, values = store.activations(feature)
     column[rows] = values
-    return column[: store.n_rows(split)]  # type: ignore[arg-type]
+    return column[: store.n_rows(split)]
 
 
 def arms(value: Any, unit: Any, first: Any, second: Any, keep: Any) -> tuple[Arm, Arm, Cross]:

@@ -100,7 +100,8 @@ def test_where_limits_the_rows(gear: Store) -> None:
 
 def test_stratified_effect_holds_the_group_still(gear: Store) -> None:
     sweep = family_sweep(gear, 0, "swim", min_n=1, split="all")
-    # strata with both: roller (2 of 3, mean 4.5 - 0), brush (1 of 3, 3 - 0), blaster (1 of 3, 6 - 0), charger (1 of 2, 3 - 0)
+    # strata with both: roller (2 of 3, mean 4.5 - 0), brush (1 of 3, 3 - 0), blaster (1 of 3, 6 - 0),
+    # charger (1 of 2, 3 - 0)
     weights = {"roller": 2 / 3, "brush": 2 / 3, "blaster": 2 / 3, "charger": 1 / 2}
     differences = {"roller": 4.5, "brush": 3.0, "blaster": 6.0, "charger": 3.0}
     expected = sum(weights[w] * differences[w] for w in weights) / sum(weights.values())
@@ -230,17 +231,54 @@ def test_silent_examples_do_not_fire(gear: Store) -> None:
 @pytest.mark.parametrize(
     ("call", "kind", "message"),
     [
-        (lambda s: family_sweep(s, 9, "swim"), UnknownName, "feature 9 is not in store 'builds', which has 0 to 4; features_search finds some"),
-        (lambda s: family_sweep(s, 0, "swimm"), UnknownName, "no family 'swimm' in store 'builds'; nearest: 'swim'"),
-        (lambda s: group_sweep(s, 0, "wepon"), UnknownName, "no group or attribute 'wepon' in store 'builds'; nearest: 'weapon', 'weapon.class', 'season'"),
-        (lambda s: family_sweep(s, 0, "swim", group="x"), UnknownName, "no group 'x' in store 'builds'; there are: 'weapon', 'season'"),
-        (lambda s: family_heatmap(s, 0, "swim", "swim"), BadInput, "family_x and family_y are both 'swim'; a heatmap needs two families"),
-        (lambda s: family_sweep(s, 0, "swim", scope="before"), BadInput, "scope 'before' has no meaning in set store 'builds'; leave it out"),
-        (lambda s: features_search(s, query="swim_9"), UnknownName, "the vocabulary of store 'builds' has no token 'swim_9'; nearest: 'swim_6', 'swim_3'"),
-        (lambda s: features_search(s, sort="size"), UnknownName, "no metric 'size' to sort by; there are: firing_rate, n_firing, mean, max, effective_max, effect_norm, importance"),
-        (lambda s: feature_examples(s, 0, group="weapon=bow"), UnknownName, "group 'weapon' has no value 'bow'; there are: '(none)', 'blaster', 'brush', 'charger', 'roller'"),
+        (
+            lambda s: family_sweep(s, 9, "swim"),
+            UnknownName,
+            "feature 9 is not in store 'builds', which has 0 to 4; features_search finds some",
+        ),
+        (
+            lambda s: family_sweep(s, 0, "swimm"),
+            UnknownName,
+            "no family 'swimm' in store 'builds'; nearest: 'swim'",
+        ),
+        (
+            lambda s: group_sweep(s, 0, "wepon"),
+            UnknownName,
+            "no group or attribute 'wepon' in store 'builds'; nearest: 'weapon', 'weapon.class', 'season'",
+        ),
+        (
+            lambda s: family_sweep(s, 0, "swim", group="x"),
+            UnknownName,
+            "no group 'x' in store 'builds'; there are: 'weapon', 'season'",
+        ),
+        (
+            lambda s: family_heatmap(s, 0, "swim", "swim"),
+            BadInput,
+            "family_x and family_y are both 'swim'; a heatmap needs two families",
+        ),
+        (
+            lambda s: family_sweep(s, 0, "swim", scope="before"),
+            BadInput,
+            "scope 'before' has no meaning in set store 'builds'; leave it out",
+        ),
+        (
+            lambda s: features_search(s, query="swim_9"),
+            UnknownName,
+            "the vocabulary of store 'builds' has no token 'swim_9'; nearest: 'swim_6', 'swim_3'",
+        ),
+        (
+            lambda s: features_search(s, sort="size"),
+            UnknownName,
+            "no metric 'size' to sort by; "
+            "there are: firing_rate, n_firing, mean, max, effective_max, effect_norm, importance",
+        ),
+        (
+            lambda s: feature_examples(s, 0, group="weapon=bow"),
+            UnknownName,
+            "group 'weapon' has no value 'bow'; there are: '(none)', 'blaster', 'brush', 'charger', 'roller'",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_call_is_told_what_there_is(
     gear: Store, call: Any, kind: type[Exception], message: str
 ) -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from saeinterp_mcp.operations.slicing import Labels, Scoping, Slice
 from saeinterp_mcp.store.base import Store
+from saeinterp_mcp.store.manifest import SPLITS
 from saeinterp_mcp.store.memory_store import World, memory_store
 from tests.operations.brute import arms, dense
 from tests.worlds import has_rows, texts, worlds
@@ -52,7 +53,7 @@ def label_sets(store: Store) -> list[str]:
 def test_sums_by_label_equal_a_loop_over_units(world: World, data: st.DataObject) -> None:
     assume(has_rows(world))
     store = memory_store(world)
-    split = data.draw(st.sampled_from(["explain", "all"]))
+    split = data.draw(st.sampled_from(SPLITS))
     n_rows = store.n_rows(split)
     assume(n_rows > 0)
     masked = data.draw(st.booleans())

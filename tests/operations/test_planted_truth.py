@@ -22,7 +22,7 @@ FIRST_SHUFFLED, N_SHUFFLED = 4, 30
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """Builds where a token cuts the firing rate to a fifth, a family goes with a group, and a kit stands behind a weapon."""
+    """Builds where a token cuts the firing rate to a fifth, a family goes with a group, a kit is behind a weapon."""
     rng = np.random.default_rng(11)
     weapon = rng.choice(["a", "b", "c", "d"], N)
     quiet = rng.random(N) < 0.3

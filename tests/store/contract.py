@@ -45,12 +45,8 @@ def assert_same_store(found: Store, truth: Store) -> None:
     assert found.output_tokens == truth.output_tokens
     for frame in ("samples", "vocabulary"):
         for column in truth.backend.table(frame).columns:
-            mine, true = found.backend.table(frame)[column], truth.backend.table(frame)[column]
-            assert (
-                mine.to_list() == pytest.approx(true.to_list())
-                if column == "idf"
-                else mine.to_list() == true.to_list()
-            )
+            cells, expected = (s.backend.table(frame)[column].to_list() for s in (found, truth))
+            assert cells == (pytest.approx(expected) if column == "idf" else expected)
     skipped = {"files", "provenance", "checks", "dropped", "dataset", "model", "sae"}
     assert found.manifest.model_dump(exclude=skipped) == truth.manifest.model_dump(exclude=skipped)
 

@@ -92,7 +92,7 @@ def test_zarr_python_reads_every_array(published: Path) -> None:
     arrays = [n for n in names if isinstance(group[n], zarr.Array)]
     assert len(arrays) > 50
     for name in arrays:
-        np.testing.assert_array_equal(np.asarray(group[name]), store.backend.column(name))  # type: ignore[index]
+        np.testing.assert_array_equal(np.asarray(group[name]), store.backend.column(name))
 
 
 def test_a_whole_store_passes_verify(published: Path) -> None:
@@ -195,7 +195,7 @@ def test_a_killed_import_leaves_no_store_and_goes_on(tmp_path: Path) -> None:
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        import_bundle(bundle, tmp_path / "store", progress=Dies())  # type: ignore[arg-type]
+        import_bundle(bundle, tmp_path / "store", progress=Dies())
     assert not (tmp_path / "store").exists()
     said: list[str] = []
 
@@ -203,7 +203,7 @@ def test_a_killed_import_leaves_no_store_and_goes_on(tmp_path: Path) -> None:
         def say(self, text: str) -> None:
             said.append(text)
 
-    import_bundle(bundle, tmp_path / "store", progress=Listens())  # type: ignore[arg-type]
+    import_bundle(bundle, tmp_path / "store", progress=Listens())
     assert sum("skipped" in line for line in said) == 4
     verify_store(tmp_path / "store")
     assert not (tmp_path / "store.work").exists()

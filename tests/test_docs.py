@@ -1,0 +1,87 @@
+"""Every command in README.md, docs/ and skills/ is run; what cannot be run here is named with the reason."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import RunConfig
+from saeinterp_mcp.errors import BadInput
+from tests.conftest import ROOT
+
+TEXTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "skills").rglob("*.md"))]
+ELSEWHERE = {
+    "make demo": "tests/test_demo.py runs its parts; .ci/run installs from nothing",
+    "make test": "this is it",
+    'pip install "saeinterp-mcp[pipeline]"': "the distribution is not published yet",
+    "saeinterp-pipeline build examples/pycode/run.yaml": "tests/test_example.py",
+    "make bench": "a benchmark, not a test",
+}
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+def commands() -> list[tuple[str, str]]:
+    found = []
+    for path in TEXTS:
+        for block in blocks(path.read_text(encoding="utf-8"), "sh"):
+            found += [(path.name, line) for line in block.splitlines() if line.strip() and not line.startswith("#")]
+    return list(dict.fromkeys(found))
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory, pycode_store: Path) -> Path:
+    """A folder as a reader has it: the demo's store, and the bundle that docs/bundle.md makes."""
+    folder = tmp_path_factory.mktemp("reader")
+    (folder / "demo-store").symlink_to(pycode_store)
+    (folder / "examples").symlink_to(ROOT / "examples")
+    for code in blocks((ROOT / "docs" / "bundle.md").read_text(encoding="utf-8"), "python"):
+        subprocess.run([sys.executable, "-c", code], cwd=folder, check=True)
+    run(folder, "saeinterp-pipeline import bundle my_bundle --out my-store")
+    return folder
+
+
+def run(folder: Path, command: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    return subprocess.run(
+        shlex.split(command), cwd=folder, env=environment, capture_output=True, text=True, encoding="utf-8", check=False
+    )
+
+
+@pytest.mark.parametrize(("where", "command"), commands(), ids=lambda v: v[:60])
+def test_a_documented_command_runs(where: str, command: str, workplace: Path) -> None:
+    if command in ELSEWHERE:
+        return
+    if "--out my-store" in command:
+        command = command.replace("my-store", f"my-store-{where}")
+    done = run(workplace, command)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+
+
+def test_every_reason_to_run_elsewhere_is_still_needed() -> None:
+    documented = {command for _, command in commands()} | set(re.findall(r"`(make \w+)`", (ROOT / "CONTRIBUTING.md").read_text()))
+    assert set(ELSEWHERE) - documented <= {"make bench"}
+
+
+def test_the_run_file_of_the_documentation_is_one(tmp_path: Path) -> None:
+    (block,) = blocks((ROOT / "docs" / "build.md").read_text(encoding="utf-8"), "yaml")
+    path = tmp_path / "run.yaml"
+    path.write_text(block, encoding="utf-8")
+    run_config = RunConfig.load(path)
+    assert [family.name for family in run_config.families] == ["negation", "digits", "depth"]
+    path.write_text(block.replace("name: my-model\n", "nme: my-model\n", 1), encoding="utf-8")
+    with pytest.raises(BadInput, match="nme: Extra inputs are not permitted"):
+        RunConfig.load(path)
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    for path in [*TEXTS, ROOT / "CONTRIBUTING.md"]:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text(encoding="utf-8")):
+            assert (path.parent / target).exists(), f"{path.name} links to {target}"

@@ -1,0 +1,367 @@
+"""Which way imports go, read from the import statements of both packages; the direction is written out below."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("saeinterp_mcp", "pipeline")
+
+ALLOWED = {
+    # the ground: no reading, no numbers
+    "saeinterp_mcp.errors": (),
+    "saeinterp_mcp.fingerprint": (),
+    "saeinterp_mcp.frozen": ("saeinterp_mcp.errors",),
+    "saeinterp_mcp.config": ("saeinterp_mcp.errors", "saeinterp_mcp.frozen"),
+    # arithmetic on arrays; of the store it knows the names and sizes of the layout
+    "saeinterp_mcp.analysis": ("saeinterp_mcp.store.layout",),
+    "saeinterp_mcp.rules": ("saeinterp_mcp.errors",),
+    # memory_store works everything out by the definitions, so it reads the analysis of splits, draws and examples
+    "saeinterp_mcp.store": (
+        "saeinterp_mcp.analysis.examples",
+        "saeinterp_mcp.analysis.ranges",
+        "saeinterp_mcp.analysis.sampling",
+        "saeinterp_mcp.analysis.splits",
+        "saeinterp_mcp.errors",
+        "saeinterp_mcp.fingerprint",
+        "saeinterp_mcp.frozen",
+    ),
+    "saeinterp_mcp.operations": (
+        "saeinterp_mcp.analysis",
+        "saeinterp_mcp.errors",
+        "saeinterp_mcp.fingerprint",
+        "saeinterp_mcp.frozen",
+        "saeinterp_mcp.rules",
+        "saeinterp_mcp.store",
+    ),
+    "saeinterp_mcp.faces": (
+        "saeinterp_mcp.config",
+        "saeinterp_mcp.demo",
+        "saeinterp_mcp.errors",
+        "saeinterp_mcp.fingerprint",
+        "saeinterp_mcp.frozen",
+        "saeinterp_mcp.operations",
+        "saeinterp_mcp.store",
+    ),
+    # a face of its own: a recorded conversation with the MCP face, started from the command line
+    "saeinterp_mcp.demo": ("saeinterp_mcp.faces", "saeinterp_mcp.operations", "saeinterp_mcp.store"),
+    "saeinterp_mcp.__main__": ("saeinterp_mcp.faces",),
+    # making a store; what of saeinterp_mcp each part may use is in FROM_THE_SERVER
+    "pipeline.source_config": (),
+    "pipeline.config": ("pipeline.source_config",),
+    "pipeline.stage": ("pipeline.config",),
+    "pipeline.checks": (),
+    "pipeline.spool": (),
+    "pipeline.tokenisation": (),
+    "pipeline.fingerprint": ("pipeline.source_config",),
+    "pipeline.families": ("pipeline.config",),
+    "pipeline.batches": ("pipeline.tokenisation",),
+    "pipeline.progress": ("pipeline.stage",),
+    "pipeline.artifact": ("pipeline.fingerprint", "pipeline.stage"),
+    # other people's formats; nothing of stages
+    "pipeline.sources": ("pipeline.config", "pipeline.fingerprint", "pipeline.source_config"),
+    "pipeline.outputs": ("pipeline.sources",),
+    "pipeline.evaluation": (
+        "pipeline.batches",
+        "pipeline.outputs",
+        "pipeline.sources",
+        "pipeline.tokenisation",
+    ),
+    "pipeline.ablation": (
+        "pipeline.batches",
+        "pipeline.config",
+        "pipeline.outputs",
+        "pipeline.sources",
+        "pipeline.stage",
+        "pipeline.tokenisation",
+    ),
+    "pipeline.importers.bundle": (),
+    "pipeline.stages": (
+        "pipeline.ablation",
+        "pipeline.artifact",
+        "pipeline.batches",
+        "pipeline.checks",
+        "pipeline.config",
+        "pipeline.evaluation",
+        "pipeline.families",
+        "pipeline.fingerprint",
+        "pipeline.importers.bundle",
+        "pipeline.outputs",
+        "pipeline.source_config",
+        "pipeline.sources",
+        "pipeline.spool",
+        "pipeline.stage",
+        "pipeline.tokenisation",
+    ),
+    "pipeline.runner": (
+        "pipeline.artifact",
+        "pipeline.config",
+        "pipeline.fingerprint",
+        "pipeline.progress",
+        "pipeline.stage",
+        "pipeline.stages",
+    ),
+    "pipeline.importers.run_import": (
+        "pipeline.config",
+        "pipeline.importers.bundle",
+        "pipeline.progress",
+        "pipeline.runner",
+        "pipeline.stages",
+    ),
+    "pipeline.build": ("pipeline.config", "pipeline.progress", "pipeline.runner", "pipeline.stages"),
+    "pipeline.verify": (),
+    "pipeline.__main__": (
+        "pipeline.build",
+        "pipeline.config",
+        "pipeline.importers",
+        "pipeline.progress",
+        "pipeline.verify",
+    ),
+}
+"""Part of ours to the parts it may import; a part may always import itself."""
+
+FROM_THE_SERVER = (
+    "saeinterp_mcp.analysis",
+    "saeinterp_mcp.errors",
+    "saeinterp_mcp.fingerprint",
+    "saeinterp_mcp.frozen",
+    "saeinterp_mcp.rules",
+    "saeinterp_mcp.store",
+)
+"""What any part of the pipeline may import of saeinterp_mcp: not operations, not faces."""
+
+HEAVY = ("torch", "transformers", "sae_lens", "transformer_lens", "sentence_transformers", "datasets")
+
+ONLY_IN = {
+    "mcp": ("saeinterp_mcp.faces",),
+    "uvicorn": ("saeinterp_mcp.faces",),
+    "typer": ("saeinterp_mcp.faces", "pipeline.__main__"),
+    "zarr": ("saeinterp_mcp.store",),
+    "matplotlib": ("saeinterp_mcp.operations",),
+    "lark": ("saeinterp_mcp.rules",),
+    "datasets": ("pipeline.sources",),
+    "sae_lens": ("pipeline.sources",),
+    "safetensors": ("pipeline.sources",),
+    "transformer_lens": ("pipeline.sources",),
+    "transformers": ("pipeline.sources",),
+    # these compute on the model's own tensors; everything that opens a file of torch's lies in sources
+    "torch": (
+        "pipeline.ablation",
+        "pipeline.evaluation",
+        "pipeline.outputs",
+        "pipeline.sources",
+        "pipeline.stages.collect_activations",
+        "pipeline.stages.measure_outputs",
+    ),
+    "pickle": (),
+    "cPickle": (),
+    "dill": (),
+    "cloudpickle": (),
+    "joblib": (),
+    "shelve": (),
+    "marshal": (),
+}
+"""Library to the only parts of ours that may import it."""
+
+ANALYSIS_LIBRARIES = {
+    "__future__", "collections", "dataclasses", "functools", "hashlib", "itertools", "math", "numpy", "re", "scipy",
+    "typing", "unicodedata",
+}  # fmt: skip
+"""Arithmetic and text: nothing here opens a file or a connection."""
+
+
+class Import(NamedTuple):
+    """One import statement."""
+
+    module: str
+    """Which module of ours it stands in."""
+    line: int
+    name: str
+    """The module it imports."""
+    at_start: bool
+    """Whether importing the module runs it: not in a function, not for type checkers only."""
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def sources() -> dict[str, ast.Module]:
+    paths = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+    return {module_name(path): ast.parse(path.read_text(encoding="utf-8")) for path in paths}
+
+
+SOURCES = sources()
+
+
+def within(module: str, part: str) -> bool:
+    return module == part or module.startswith(part + ".")
+
+
+def imports_of(module: str) -> Iterator[Import]:
+    def walk(node: ast.AST, at_start: bool) -> Iterator[Import]:
+        for child in ast.iter_child_nodes(node):
+            inside = at_start and not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+                inside = False
+            if isinstance(child, ast.Import):
+                for alias in child.names:
+                    yield Import(module, child.lineno, alias.name, inside)
+            elif isinstance(child, ast.ImportFrom):
+                assert child.level == 0, f"{module}, line {child.lineno}: imports are written in full here"
+                assert child.module is not None
+                for alias in child.names:
+                    full = f"{child.module}.{alias.name}"
+                    yield Import(module, child.lineno, full if full in SOURCES else child.module, inside)
+            else:
+                yield from walk(child, inside)
+
+    return walk(SOURCES[module], True)
+
+
+IMPORTS = [found for module in SOURCES for found in imports_of(module)]
+OURS = [found for found in IMPORTS if found.name.split(".")[0] in PACKAGES]
+
+
+def part_of(module: str) -> str | None:
+    """The entry of ALLOWED that a module belongs to; None for a package's own empty `__init__`."""
+    return max((part for part in ALLOWED if within(module, part)), key=len, default=None)
+
+
+def say(found: Import) -> str:
+    return f"{found.module}, line {found.line}: {found.name}"
+
+
+def test_every_module_has_its_place_in_the_table() -> None:
+    homeless = [
+        m for m, tree in SOURCES.items() if part_of(m) is None and not (m in PACKAGES or not tree.body)
+    ]
+    assert homeless == [], "write down what these may import, in ALLOWED"
+
+
+def test_imports_go_the_way_the_table_says() -> None:
+    wrong = []
+    for found in OURS:
+        part = part_of(found.module)
+        assert part is not None, say(found)
+        allowed = (part, *ALLOWED[part], *(FROM_THE_SERVER if part.startswith("pipeline.") else ()))
+        if not any(within(found.name, name) for name in allowed):
+            wrong.append(say(found))
+    assert wrong == []
+
+
+def test_the_table_allows_nothing_that_is_not_there() -> None:
+    existing = set(SOURCES)
+    named = {name for part, names in ALLOWED.items() for name in (part, *names)} | set(FROM_THE_SERVER)
+    assert sorted(name for name in named if name not in existing) == []
+
+
+def test_the_server_knows_neither_the_pipeline_nor_torch() -> None:
+    banned = ("pipeline", *HEAVY)
+    wrong = [
+        f
+        for f in IMPORTS
+        if within(f.module, "saeinterp_mcp") and any(within(f.name, name) for name in banned)
+    ]
+    assert list(map(say, wrong)) == []
+
+
+def test_libraries_stay_where_they_belong() -> None:
+    wrong = []
+    for found in IMPORTS:
+        library = found.name.split(".")[0]
+        if library in ONLY_IN and not any(within(found.module, part) for part in ONLY_IN[library]):
+            wrong.append(say(found))
+    assert wrong == []
+
+
+def test_analysis_opens_nothing() -> None:
+    mine = [f for f in IMPORTS if within(f.module, "saeinterp_mcp.analysis") and f not in OURS]
+    assert [say(f) for f in mine if f.name.split(".")[0] not in ANALYSIS_LIBRARIES] == []
+    opened = [
+        f"{module}, line {node.lineno}"
+        for module, tree in SOURCES.items()
+        if within(module, "saeinterp_mcp.analysis")
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "open"
+    ]
+    assert opened == []
+
+
+def test_no_module_imports_itself_through_others_when_it_starts() -> None:
+    edges: dict[str, set[str]] = {module: set() for module in SOURCES}
+    for found in OURS:
+        if found.at_start and found.name != found.module:
+            edges[found.module].add(found.name)
+    done: set[str] = set()
+
+    def follow(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, "a circle: " + " -> ".join([*path[path.index(module) :], module])
+        if module not in done:
+            for name in sorted(edges.get(module, ())):
+                follow(name, (*path, module))
+            done.add(module)
+
+    for module in SOURCES:
+        follow(module, ())
+
+
+def calls() -> Iterator[tuple[str, ast.Call, str]]:
+    for module, tree in SOURCES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call):
+                yield module, node, ast.unparse(node.func)
+
+
+def test_nothing_runs_code_that_it_has_read() -> None:
+    banned = {"eval", "exec", "compile", "__import__", "builtins.eval", "builtins.exec"}
+    wrong = [f"{module}, line {node.lineno}: {name}" for module, node, name in calls() if name in banned]
+    assert wrong == []
+
+
+def test_nothing_is_unpickled() -> None:
+    """Neither by torch, which is asked for weights alone, nor by NumPy and pandas, which can too."""
+    for module, node, name in calls():
+        given = {k.arg: ast.unparse(k.value) for k in node.keywords}
+        where = f"{module}, line {node.lineno}"
+        assert not name.endswith(("read_pickle", "to_pickle", "from_pickle")), where
+        assert given.get("allow_pickle", "False") == "False", where
+        if name == "torch.load" or (name.endswith(".load") and name.startswith("torch.")):
+            assert within(module, "pipeline.sources"), f"{where}: torch.load outside pipeline/sources"
+            assert given.get("weights_only") == "True", f"{where}: torch.load without weights_only=True"
+        if name in ("np.load", "numpy.load"):
+            assert given.get("allow_pickle") == "False", f"{where}: np.load without allow_pickle=False"
+
+
+def test_torch_load_has_no_second_name() -> None:
+    wrong = [
+        f"{module}, line {node.lineno}"
+        for module, tree in SOURCES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        and node.module in ("torch", "numpy")
+        and any(alias.name == "load" for alias in node.names)
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "saeinterp_mcp.operations",
+        "pipeline.importers.run_import",
+        "pipeline.verify",
+        "pipeline.__main__",
+    ],
+)
+def test_a_plain_install_is_enough_to_import(module: str) -> None:
+    code = f"import sys, {module}\nprint(*sorted(set({HEAVY!r}) & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == []
