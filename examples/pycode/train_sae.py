@@ -51,7 +51,7 @@ class Recipe:
     """Progress (0 to 1) at which the learning rate starts to fall."""
     dead_feature_window: int = 150
     """Steps without firing after which a feature counts as dead and the auxiliary loss revives it."""
-    n_further_windows: int = 6000
+    n_further_windows: int = 4000
     """Windows of further text beside all of the base corpus."""
     seed: int = 0
 
