@@ -148,11 +148,11 @@ def read_table(path: Path, columns: tuple[str, ...] = ()) -> pa.Table:
     if not path.is_file():
         raise BadInput(f"{path} is missing")
     try:
-        table = pq.read_table(path)
+        with pq.ParquetFile(path) as source:
+            _need_columns(path, source.schema_arrow.names, columns)
+            return source.read()
     except (pa.ArrowException, OSError) as error:
         raise BadInput(f"{path} is not a Parquet file: {str(error).splitlines()[0]}") from error
-    _need_columns(path, table.column_names, columns)
-    return table
 
 
 def _need_columns(path: Path, present: list[str], needed: tuple[str, ...]) -> None:
@@ -230,8 +230,7 @@ def _is_text(kind: pa.DataType) -> bool:
 def _group_codes(path: Path, name: str, column: pa.ChunkedArray) -> tuple[NDArray[np.int64], list[str]]:
     if not NAME.fullmatch(name):
         raise BadInput(f"{path}: group column {name!r} must be named with letters, digits, '_' and '-'")
-    plain = column.cast(pa.string()) if pa.types.is_dictionary(column.type) else column
-    filled = pc.fill_null(plain, NONE_VALUE).combine_chunks()
+    filled = pc.fill_null(column.cast(pa.large_string()), NONE_VALUE).combine_chunks()
     coded = filled.dictionary_encode()
     if isinstance(coded, pa.ChunkedArray):
         coded = coded.combine_chunks()
@@ -426,9 +425,9 @@ def read_position_families(
         return {}
     table = read_table(path, ("sample", "position"))
     for name in table.column_names:
-        kind, column = table.schema.field(name).type, table.column(name)
-        if not pa.types.is_integer(kind):
-            raise BadInput(f"{path}: column {name!r} must hold integers, found {kind}")
+        column = table.column(name)
+        if not pa.types.is_integer(column.type):
+            raise BadInput(f"{path}: column {name!r} must hold integers, found {column.type}")
         if column.null_count:
             raise BadInput(
                 f"{path}, row {int(np.flatnonzero(column.is_null().to_numpy())[0])}: {name} is null"

@@ -287,11 +287,11 @@ def _write_tables(
                 "rows": token_counts.n,
                 "units": token_counts.units,
                 "samples": df,
-                "idf": np.log(n_samples + 1) - np.log(df + 1),
+                "idf": [float(np.log(n_samples + 1) - np.log(n + 1)) if n else None for n in df],
                 "family": [owner.get(t, (None, None))[0] for t in rows.tokens],
                 "level": [owner.get(t, (None, None))[1] for t in rows.tokens],
             },
-            schema_overrides={"token": pl.String, "family": pl.String, "level": pl.Int64},
+            schema_overrides={"token": pl.String, "idf": pl.Float64, "family": pl.String, "level": pl.Int64},
         ),
     )
     unit_names = np.array(rows.unit_names, dtype=object)

@@ -8,10 +8,20 @@ MARK_OPEN, MARK_CLOSE = "<<", ">>"
 _BYTE = re.compile(r"(?:<0x[0-9A-F]{2}>)+")
 _WHITE = {"\n": "⏎", "\t": "⇥", "\r": "␍"}
 MAX_TOKEN = 80
+_INVISIBLE = frozenset(
+    chr(c)
+    for first, last in (
+        (0x034F, 0x034F), (0x115F, 0x1160), (0x17B4, 0x17B5), (0x180B, 0x180F), (0x3164, 0x3164),
+        (0xFE00, 0xFE0F), (0xFFA0, 0xFFA0), (0xE0100, 0xE01EF),
+    )
+    for c in range(first, last + 1)
+)  # fmt: skip
+"""Letters and marks that Unicode draws as nothing (Default_Ignorable_Code_Point beyond category Cf): variation
+selectors and fillers, in which text can be hidden."""
 
 
 def visible(text: str) -> str:
-    """Text with every control, format, surrogate or unassigned character spelled `\\u{...}`.
+    """Text with every control, format, invisible, surrogate or unassigned character spelled `\\u{...}`.
 
     Line breaks become ⏎, tabs ⇥. Tag characters, bidi overrides, zero width marks and ANSI escapes cannot act or hide.
     """
@@ -21,15 +31,8 @@ def visible(text: str) -> str:
 
 
 def _shown(character: str) -> bool:
-    return character == " " or unicodedata.category(character) not in (
-        "Cc",
-        "Cf",
-        "Cs",
-        "Co",
-        "Cn",
-        "Zl",
-        "Zp",
-    )
+    hidden = unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
+    return not hidden and character not in _INVISIBLE
 
 
 def visible_token(token: str) -> str:
@@ -54,6 +57,8 @@ def join_bytes(text: str) -> str:
 def sequence_text(tokens: Sequence[str], at: int, first: int, before: int, after: int) -> str:
     """Tokens around position `at`, that one marked `<<so>>`; marks in the corpus are spelled `‹‹` and `››`.
 
+    So is a single `<` or `>` that touches a mark: which characters are marked can be read in one way only.
+
     Args:
         tokens: of the whole sample.
         at: the marked position.
@@ -67,13 +72,16 @@ def sequence_text(tokens: Sequence[str], at: int, first: int, before: int, after
         joined = visible(join_bytes("".join(part)))
         return joined.replace(MARK_OPEN, "‹‹").replace(MARK_CLOSE, "››")
 
-    text = (
-        plain(tokens[start:at])
-        + MARK_OPEN
-        + plain(tokens[at : at + 1])
-        + MARK_CLOSE
-        + plain(tokens[at + 1 : stop])
-    )
+    head, marked, tail = plain(tokens[start:at]), plain(tokens[at : at + 1]), plain(tokens[at + 1 : stop])
+    if head.endswith("<"):
+        head = head[:-1] + "‹"
+    if marked.startswith("<"):
+        marked = "‹" + marked[1:]
+    if marked.endswith(">"):
+        marked = marked[:-1] + "›"
+    if tail.startswith(">"):
+        tail = "›" + tail[1:]
+    text = head + MARK_OPEN + marked + MARK_CLOSE + tail
     return ("…" if start > first else "") + text + ("…" if stop < len(tokens) else "")
 
 

@@ -5,7 +5,9 @@ import importlib
 import json
 import logging
 import re
+import signal
 import socket
+import sys
 import threading
 from collections.abc import Sequence
 from functools import partial
@@ -215,7 +217,10 @@ def _schema_line(stores: ServedStores, name: str) -> str:
 
 
 def run_stdio(stores: ServedStores) -> None:
-    """Serve over stdin and stdout until stdin closes."""
+    """Serve over stdin and stdout until stdin closes, or Ctrl-C (which a thread waiting on stdin would hold up)."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if sys.stdin.isatty():
+        logging.getLogger(__name__).warning("waiting for an MCP client on stdin; Ctrl-C ends it")
     build(stores).run("stdio")
 
 

@@ -8,7 +8,7 @@ from pydantic import Field
 from saeinterp_mcp.analysis.distributions import normal_below
 from saeinterp_mcp.analysis.text import visible_token
 from saeinterp_mcp.errors import NotInStore
-from saeinterp_mcp.operations.base import Feature, FeatureResult, Table, number, sealed, table_rows
+from saeinterp_mcp.operations.base import Feature, FeatureResult, Table, digits, number, sealed, table_rows
 from saeinterp_mcp.store.base import Store
 from saeinterp_mcp.store.layout import OUTPUTS
 from saeinterp_mcp.store.manifest import Split
@@ -55,17 +55,13 @@ def decoder_influence(
     }
     families = _families(store, direction)
     percentile = 100 * float((norms < norms[feature]).mean())
-    up, down = (
-        ", ".join(repr(str(r[0])) for r in _side(store, feature, s, direction, 4).rows)
-        for s in ("promoted", "suppressed")
-    )
     result = DecoderInfluence(
         operation="decoder_influence",
         store=store.name,
         basis="weights",
         summary=(
-            f"Feature {feature} raises {up} and lowers {down}; "
-            f"its effect is larger than that of {percentile:.0f} % of features."
+            f"Feature {feature} has a larger effect on the outputs than {percentile:.0f} % of features "
+            f"(L2 norm {digits(float(norms[feature]))}); what it raises and lowers most is in promoted and suppressed."
         ),
         warnings=["direct path only: what later layers make of the feature is not in it"],
         feature=feature,

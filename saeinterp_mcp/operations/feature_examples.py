@@ -5,9 +5,9 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from saeinterp_mcp.analysis.examples import from_core, spread_over_quantiles
+from saeinterp_mcp.analysis.examples import from_core, spread_over_quantiles, token_log_odds
 from saeinterp_mcp.analysis.firing import strongest
-from saeinterp_mcp.analysis.sampling import rng, uniform_silent
+from saeinterp_mcp.analysis.sampling import one_per_unit, rng, seeded_hash, uniform_silent
 from saeinterp_mcp.analysis.text import sequence_text, set_text, visible_token
 from saeinterp_mcp.errors import BadInput, UnknownName, nearest
 from saeinterp_mcp.operations.base import (
@@ -174,8 +174,23 @@ def _draw(part: Slice, pick: Pick, seed: int) -> Ints:
     inside = np.arange(store.n_rows(part.split)) if part.mask is None else np.flatnonzero(part.mask)
     if pick == "silent":
         return inside[uniform_silent(np.searchsorted(inside, rows), len(inside), EXAMPLES, generator)]
-    stored = store.list_of_feature("examples/near_miss", feature)
-    return stored if part.mask is None else stored[part.mask[stored]]
+    return _near_misses(part, inside, seed)
+
+
+def _near_misses(part: Slice, inside: Ints, seed: int) -> Ints:
+    """Silent rows of the slice with the largest summed shrunken log-odds of their tokens in scope."""
+    store, rows = part.store, part.firing[0]
+    if not len(rows):
+        return rows
+    entry, token = part.labels("tokens").of_rows(inside)
+    fires = np.isin(inside, rows)
+    n = np.bincount(token, minlength=len(store.tokens)).astype(np.float64)
+    n_firing = np.bincount(token[fires[entry]], minlength=len(store.tokens)).astype(np.float64)
+    log_odds = token_log_odds(n_firing, n, float(len(rows)), len(inside))
+    score = np.round(np.bincount(entry, log_odds[token], len(inside)), 9)[~fires]
+    silent = inside[~fires]
+    order = np.lexsort((seeded_hash(silent, seed, "near_miss", part.feature), -score))
+    return one_per_unit(silent[order], store.row_unit, EXAMPLES)
 
 
 def _group_rule(store: Store, group: str | None) -> str | None:

@@ -11,10 +11,12 @@ from saeinterp_mcp.analysis.text import visible_token
 from saeinterp_mcp.operations.base import (
     Feature,
     FeatureResult,
+    ScopeArgument,
     Seed,
     SplitArgument,
     Table,
     Where,
+    Window,
     digits,
     number,
     percent,
@@ -25,7 +27,7 @@ from saeinterp_mcp.operations.effects import Effects, effects_of, presence_effec
 from saeinterp_mcp.operations.feature_examples import _pick as pick_rows
 from saeinterp_mcp.operations.feature_examples import example_table
 from saeinterp_mcp.operations.features_search import below_floor, feature_metrics
-from saeinterp_mcp.operations.slicing import Labels, Slice, make_slice
+from saeinterp_mcp.operations.slicing import Labels, Scoping, Slice, make_slice
 from saeinterp_mcp.store.base import Store
 from saeinterp_mcp.store.layout import QUANTILES, REGIONS
 
@@ -103,6 +105,8 @@ def feature_overview(
         Literal["concise", "detailed"], Field(description="How long the lists are")
     ] = "concise",
     where: Where = None,
+    scope: ScopeArgument = "at",
+    window: Window = 16,
     split: SplitArgument = "explain",
     seed: Seed = 0,
 ) -> FeatureOverview:
@@ -110,7 +114,7 @@ def feature_overview(
     neighbours, examples. Gives hypotheses, not findings: test them with family_sweep and group_sweep.
     """
     short = detail == "concise"
-    part = make_slice(store, feature, split, where)
+    part = make_slice(store, feature, split, where, Scoping(scope, window))
     firing = _firing(part)
     rows, values = part.firing
     warnings = list(part.warnings)
@@ -125,8 +129,7 @@ def feature_overview(
     if not len(rows):
         warnings.append("the feature never fires in this slice")
     maximum = float(store.per_feature("stats/effective_max", feature))
-    limit = 6 if short else 20
-    enhancers, suppressors = _tokens(part, limit) if full else (_empty("token"), _empty("token"))
+    enhancers, suppressors = _tokens(part, 6 if short else 20, 4 if short else 20) if full else (_empty("token"), _empty("token"))
     importance = feature_metrics(store, "all")["importance"]
     example_rows, activations = pick_rows(part, "spread", seed)
     chosen = np.linspace(0, len(example_rows) - 1, min(len(example_rows), 4 if short else 12)).astype(
@@ -152,15 +155,22 @@ def feature_overview(
         regions=_regions(part, maximum),
         enhancers=enhancers,
         suppressors=suppressors,
-        families=_families(part) if full else _empty("family"),
+        families=_families(part, 6 if short else 100) if full else _empty("family"),
         groups=_groups(part, 4 if short else 12) if full else _empty("group"),
         decoder=_decoder(store, feature, 6 if short else 15),
         neighbours=_neighbours(store, feature, 3 if short else 8),
         examples=Table(columns=columns, rows=examples),
     )
-    return sealed(
-        result, store, {"feature": feature, "detail": detail, "where": where, "split": split, "seed": seed}
-    )
+    arguments = {
+        "feature": feature,
+        "detail": detail,
+        "where": where,
+        "scope": scope,
+        "window": window,
+        "split": split,
+        "seed": seed,
+    }
+    return sealed(result, store, arguments)
 
 
 def _firing(part: Slice) -> Firing:
@@ -238,15 +248,15 @@ def _effect_rows(names: list[Any], effects: Effects, pick: Any) -> list[list[Any
     return table_rows([names[k] for k in pick], *(getattr(few, c) for c in EFFECT_COLUMNS))
 
 
-def _tokens(part: Slice, limit: int) -> tuple[Table, Table]:
+def _tokens(part: Slice, n_up: int, n_down: int) -> tuple[Table, Table]:
     """Tokens with which firing rate and mean are both higher, or both lower, than elsewhere; q under 0.05."""
     labels = part.labels("tokens")
     effects = effects_of(labels, 20)
     sure = np.flatnonzero((effects.q < Q_CUT) & ~np.isnan(effects.log_odds))
     up = sure[(effects.log_odds[sure] > 0) & (effects.effect[sure] > 0)]
     down = sure[(effects.log_odds[sure] < 0) & (effects.effect[sure] < 0)]
-    up = up[np.lexsort((up, -effects.log_odds[up] * np.sqrt(effects.n_firing[up])))][:limit]
-    down = down[np.lexsort((down, effects.effect[down]))][:limit]
+    up = up[np.lexsort((up, -effects.log_odds[up] * np.sqrt(effects.n_firing[up])))][:n_up]
+    down = down[np.lexsort((down, effects.effect[down]))][:n_down]
     names = {k: visible_token(labels.names[k]) for k in (*up.tolist(), *down.tolist())}
     tables = (_effect_rows([*_by_index(names, len(labels.names))], effects, pick) for pick in (up, down))
     first, second = (Table(columns=["token", *EFFECT_COLUMNS], rows=rows) for rows in tables)
@@ -257,14 +267,14 @@ def _by_index(names: dict[int, str], n: int) -> list[str]:
     return [names.get(k, "") for k in range(n)]
 
 
-def _families(part: Slice) -> Table:
-    """Any level of each family against none; q is over families."""
+def _families(part: Slice, limit: int) -> Table:
+    """Any level of each family against none, the largest effects; q is over all families."""
     names = list(part.store.families)
     if not names:
         return _empty("family")
     effects = presence_effects(part, names, 20)
     order = np.lexsort((np.arange(len(names)), -np.nan_to_num(np.abs(effects.effect), nan=-1.0)))
-    return Table(columns=["family", *EFFECT_COLUMNS], rows=_effect_rows(names, effects, order))
+    return Table(columns=["family", *EFFECT_COLUMNS], rows=_effect_rows(names, effects, order[:limit]))
 
 
 def _groups(part: Slice, limit: int) -> Table:
@@ -314,8 +324,9 @@ def _summary(feature: int, firing: Firing, enhancers: Table, store: Store) -> st
     where = "positions" if store.is_sequence else "samples"
     if not firing.n_firing:
         return f"Feature {feature} never fires on the {firing.n} {where} of this slice."
-    names = ", ".join(repr(str(row[0])) for row in enhancers.rows[:4])
-    goes = f" It goes most with {names}." if names else " No token stands out."
+    # counted and not quoted: corpus text stays in fields named token and text
+    n = len(enhancers.rows)
+    goes = f" {n} tokens that go with it are in enhancers." if n else " No token stands out."
     return (
         f"Feature {feature} fires on {firing.n_firing} of {firing.n} {where} ({percent(firing.firing_rate)} "
         f"[{percent(firing.rate_low)}, {percent(firing.rate_high)}], "

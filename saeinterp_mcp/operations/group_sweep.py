@@ -6,6 +6,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from saeinterp_mcp.analysis.firing import region_of
+from saeinterp_mcp.analysis.text import visible_token
 from saeinterp_mcp.errors import UnknownName, nearest
 from saeinterp_mcp.operations.base import (
     Cursor,
@@ -122,8 +123,8 @@ def group_sweep(
     )
     if explained:
         warnings.append(
-            f"{explained.value} may stand for {explained.attribute}={explained.attribute_value}: "
-            "its peers show the effect too"
+            f"the dominant value may stand for its {explained.attribute} (explained_by): "
+            "the other values that share it show the effect too"
         )
     if len(effects.n) == 1:
         warnings.append(f"{by} has a single value, so there is nothing to compare")
@@ -141,7 +142,7 @@ def group_sweep(
         n_values=len(effects.n),
         columns=COLUMNS,
         rows=table_rows(
-            [labels.names[k] for k in shown],
+            [visible_token(str(labels.names[k])) for k in shown],
             *(getattr(few, name) for name in COLUMNS[1:11]),
             share["core"][pick],
             share["tail"][pick],
@@ -198,7 +199,7 @@ def _summary(by: str, labels: Labels, effects: Effects, core: Any, order: Any) -
     one = effects.only(np.array([top]))
     share = f", {percent(core[top])} of core rows" if np.isfinite(core[top]) else ""
     return (
-        f"Largest difference by {by}: {labels.names[top]} with mean {digits(one.mean[0])} "
+        f"The value of {by} that differs most has mean {digits(one.mean[0])} "
         f"[{digits(one.ci_low[0])}, {digits(one.ci_high[0])}], {digits(one.effect[0])} "
         f"[{digits(one.effect_low[0])}, {digits(one.effect_high[0])}] against all others "
         f"(n {one.n[0]} in {one.n_units[0]} units{share}; q {digits(one.q[0], 2)})."
@@ -230,9 +231,9 @@ def _explained_by(part: Slice, group: str, labels: Labels, core: Any, min_n: int
             and (best is None or effect > (best.effect_of_peers or 0))
         ):
             best = ExplainedBy(
-                value=info.values[dominant],
+                value=visible_token(info.values[dominant]),
                 attribute=attribute,
-                attribute_value=column[dominant],
+                attribute_value=visible_token(column[dominant]),
                 effect_of_peers=number(effect),
                 low=number(low),
                 high=number(effects.effect_high[k]),

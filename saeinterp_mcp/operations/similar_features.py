@@ -3,11 +3,23 @@
 from typing import Annotated, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
-from saeinterp_mcp.errors import BadInput, NotInStore
-from saeinterp_mcp.operations.base import Feature, Seed, SplitArgument, TableResult, Where, digits, sealed
+from saeinterp_mcp.errors import NotInStore
+from saeinterp_mcp.operations.base import (
+    Feature,
+    ScopeArgument,
+    Seed,
+    SplitArgument,
+    TableResult,
+    Where,
+    Window,
+    digits,
+    sealed,
+)
 from saeinterp_mcp.operations.features_search import feature_metrics
+from saeinterp_mcp.operations.slicing import Scoping, Slice, make_slice
 from saeinterp_mcp.store.base import Store
 from saeinterp_mcp.store.layout import NEIGHBOURS
 
@@ -32,6 +44,8 @@ def similar_features(
     ] = "coactivation",
     limit: Annotated[int, Field(ge=1, le=NEIGHBOURS, description="Features shown")] = 10,
     where: Where = None,
+    scope: ScopeArgument = "at",
+    window: Window = 16,
     split: SplitArgument = "explain",
     seed: Seed = 0,
 ) -> SimilarFeatures:
@@ -40,43 +54,66 @@ def similar_features(
     random_percentile: share of random pairs of features with a lower score.
     """
     store.check_feature(feature)
-    if where is not None:
-        raise BadInput("similar_features is precomputed over whole splits and takes no where; leave it out")
+    from_weights = by == "decoder"
     prefix = f"neighbours/{by}"
     if not store.backend.has(f"{prefix}/features"):
         raise NotInStore(f"store {store.name!r} holds no {by} neighbours: it was made without a decoder")
-    warnings = []
-    if by == "coactivation":
+    warnings: list[str] = []
+    stored = from_weights or ((where is None or not where.strip()) and split == "explain")
+    if not from_weights:
         store.need_full_coverage("similar_features by coactivation")
-        if split == "all":
-            warnings.append("coactivation neighbours are those of the explain split")
-    others = store.list_of_feature(f"{prefix}/features", feature)[:limit]
-    scores = store.list_of_feature(f"{prefix}/scores", feature)[:limit].astype(np.float64)
+    if stored:
+        others = store.list_of_feature(f"{prefix}/features", feature)
+        scores = store.list_of_feature(f"{prefix}/scores", feature).astype(np.float64)
+    else:
+        part = make_slice(store, feature, split, where, Scoping(scope, window))
+        warnings += [*part.warnings, "random pairs are those of the whole explain split"]
+        others, scores = _coactivating(part)
     random = store.backend.column(f"{prefix}/random")
     percentile = 100 * np.searchsorted(random, scores, side="left") / len(random)
     rates = feature_metrics(store, "explain")["firing_rate"]
     rows: list[list[Any]] = [
         [int(f), float(s), float(p), None, float(rates[f])]
-        for f, s, p in zip(others, scores, percentile, strict=True)
+        for f, s, p in zip(others[:limit], scores, percentile, strict=False)
     ]
-    total = len(store.list_of_feature(f"{prefix}/features", feature))
-    best = ""
-    if rows:
-        chance = digits(float(np.quantile(random, 0.99)))
-        best = f"; nearest is {rows[0][0]} at {digits(rows[0][1])} (random pairs: 99 % under {chance})"
+    nearest = (
+        f"; nearest is {rows[0][0]} at {digits(rows[0][1])} "
+        f"(random pairs: 99 % under {digits(float(np.quantile(random, 0.99)))})"
+        if rows
+        else ""
+    )
     result = SimilarFeatures(
         operation="similar_features",
         store=store.name,
-        basis="weights" if by == "decoder" else "observed",
-        summary=f"{len(rows)} features most like {feature} by {MEASURE[by]}{best}.",
+        basis="weights" if from_weights else "observed",
+        summary=f"{len(rows)} features most like {feature} by {MEASURE[by]}{nearest}.",
         warnings=warnings,
-        seed=None if by == "decoder" else seed,
-        split=None if by == "decoder" else "explain",
+        seed=None if from_weights else seed,
+        split=None if from_weights else split,
+        where=None if from_weights else where,
         feature=feature,
         by=by,
         measure=MEASURE[by],
         columns=["feature", "score", "random_percentile", "label", "firing_rate"],
         rows=rows,
-        more=total - len(rows) or None,
+        more=len(others) - len(rows) or None,
     )
-    return sealed(result, store, {"feature": feature, "by": by, "limit": limit})
+    arguments: dict[str, Any] = {"feature": feature, "by": by, "limit": limit}
+    if not from_weights:
+        arguments |= {"where": where, "scope": scope, "window": window, "split": split, "seed": seed}
+    return sealed(result, store, arguments)
+
+
+def _coactivating(part: Slice) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Features by phi coefficient of firing over the rows of a slice, the 64 largest."""
+    store, n = part.store, part.n_rows
+    rows = np.arange(store.n_rows(part.split)) if part.mask is None else np.flatnonzero(part.mask)
+    n_features = store.manifest.n_features
+    fires = np.bincount(store.firing_at(rows)[1], minlength=n_features).astype(np.float64)
+    both = np.bincount(store.firing_at(part.firing[0])[1], minlength=n_features).astype(np.float64)
+    own = fires[part.feature]
+    scale = np.sqrt(fires * (n - fires)) * np.sqrt(own * (n - own))
+    phi = np.divide(n * both - fires * own, scale, out=np.zeros(n_features), where=scale > 0)
+    phi[part.feature] = -np.inf
+    order = np.lexsort((np.arange(n_features), -np.round(phi, 9)))[: min(NEIGHBOURS, n_features - 1)]
+    return order, phi[order]

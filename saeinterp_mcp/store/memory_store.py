@@ -440,7 +440,7 @@ class _Truth:
         held = [{t for s, _, tokens in self.rows if s == i for t in tokens} for i in range(len(self.samples))]
         df = [sum(t in one for one in held) for t in self.tokens]
         self.arrays["vocabulary/samples"] = np.array(df, np.int64)
-        idf = [float(np.log(len(self.samples) + 1) - np.log(n + 1)) for n in df]
+        idf = [float(np.log(len(self.samples) + 1) - np.log(n + 1)) if n else None for n in df]
         self.tables["vocabulary"] = pl.DataFrame(
-            {"token": self.tokens, "samples": df, "idf": idf}, schema_overrides={"token": pl.String}
+            {"token": self.tokens, "samples": df, "idf": idf}, schema_overrides={"token": pl.String, "idf": pl.Float64}
         )

@@ -320,3 +320,46 @@ def test_both_backends_and_two_calls_give_the_same_answer(
     first, second = (a.model_dump(mode="json", exclude=differs) for a in answers[:2])
     assert first == second
     assert isinstance(answers[0], Result)
+
+
+def test_coactivation_in_a_slice_is_the_correlation_of_firing(code: Store) -> None:
+    import numpy as np
+
+    from tests.operations.brute import dense
+
+    found = similar_features(code, 0, where="kind=code", split="all")
+    info, n = code.group("kind"), code.n_rows("all")
+    keep = np.array([info.values[c] == "code" for c in code.group_of_samples("kind")])[code.row_sample[:n]]
+    fires = [(dense(code, f) > 0)[keep].astype(float) for f in range(4)]
+    for feature, score, *_ in found.rows:
+        assert feature is not None
+        other = fires[int(feature)]  # type: ignore[arg-type]
+        expected = np.corrcoef(fires[0], other)[0, 1] if other.std() > 0 else 0.0
+        assert score == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+def test_a_sampled_store_refuses_what_needs_every_activation(tmp_path: Any) -> None:
+    from pipeline.importers.run_import import import_bundle
+    from saeinterp_mcp.store.open import open_store
+    from tests.worlds import Quiet, builds, write_bundle
+
+    bundle = write_bundle(builds(), tmp_path / "bundle")
+    text = (bundle / "bundle.yaml").read_text(encoding="utf-8")
+    (bundle / "bundle.yaml").write_text(text + "coverage: sampled\n", encoding="utf-8")
+    import_bundle(bundle, tmp_path / "store", progress=Quiet())
+    sampled = open_store(tmp_path / "store")
+    questions: list[Any] = [
+        lambda: family_sweep(sampled, 0, "swim"),
+        lambda: family_heatmap(sampled, 0, "swim", "ninja"),
+        lambda: group_sweep(sampled, 0, "weapon"),
+        lambda: feature_examples(sampled, 0, pick="silent"),
+        lambda: feature_examples(sampled, 0, pick="near_miss"),
+        lambda: similar_features(sampled, 0),
+        lambda: features_search(sampled, query="ninja"),
+    ]
+    for question in questions:
+        with pytest.raises(NotInStore, match="needs every activation, but store 'builds' is sampled"):
+            question()
+    overview = feature_overview(sampled, 0, split="all")
+    assert (overview.firing.firing_rate, overview.firing.mean, overview.firing.max) == (None, None, 6.0)
+    assert [row[2] for row in feature_examples(sampled, 0, split="all").rows] == [6.0, 6.0, 3.0, 3.0, 3.0]
