@@ -1,0 +1,34 @@
+"""Answers are sized for an agent: p95 of a concise one is under 1,500 tokens (a token: 3.5 bytes of JSON)."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from saeinterp_mcp import operations as ask
+from saeinterp_mcp.analysis.sampling import rng
+from saeinterp_mcp.store.base import Store
+from saeinterp_mcp.store.open import open_store
+from saeinterp_mcp.store.served import ServedStores
+
+QUESTIONS: dict[str, Callable[[Store, int], Any]] = {
+    "feature_overview": lambda store, f: ask.feature_overview(store, f),
+    "feature_examples": lambda store, f: ask.feature_examples(store, f),
+    "family_sweep": lambda store, f: ask.family_sweep(store, f, "indentation"),
+    "family_heatmap": lambda store, f: ask.family_heatmap(store, f, "bracket_depth", "quote"),
+    "group_sweep": lambda store, f: ask.group_sweep(store, f, "module"),
+    "decoder_influence": lambda store, f: ask.decoder_influence(store, f),
+    "similar_features": lambda store, f: ask.similar_features(store, f),
+    "features_search": lambda store, f: ask.features_search(store, sort="firing_rate"),
+    "store_status": lambda store, f: ask.store_status(ServedStores([store])),
+}
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_answers_stay_small(question: str, pycode_store: Path) -> None:
+    store = open_store(pycode_store)
+    features = rng(0, "answer size").choice(store.manifest.n_features, 30, replace=False).tolist()
+    sizes = [len(QUESTIONS[question](store, f).model_dump_json().encode()) / 3.5 for f in features]
+    assert np.quantile(sizes, 0.95) < 1500
