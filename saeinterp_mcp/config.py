@@ -19,7 +19,7 @@ class Settings(Frozen):
     stores: tuple[str, ...] = ()
     """Locations (PATH or NAME=PATH) of the stores to open when none is given."""
     demo_store: Path = Path("demo-store")
-    """Folder of the shipped example store, as `make demo-store` leaves it."""
+    """Folder of the shipped example store, as `make demo` leaves it."""
 
     @classmethod
     def from_environment(cls) -> "Settings":
@@ -37,3 +37,9 @@ def shipped_text(folder: str, name: str) -> str:
         if path.is_file():
             return path.read_text(encoding="utf-8")
     raise AssertionError(f"{folder}/{name} is shipped with the code; looked in {candidates}")
+
+
+def shipped_bundle() -> Path:
+    """The bundle of the pycode example: in the wheel's data, or in the repository it is installed from."""
+    packed = _PACKAGE / "data" / "pycode"
+    return packed if packed.is_dir() else _PACKAGE.parent / "examples" / "pycode" / "bundle"

@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.rule import Rule
 from rich.text import Text
 
+from saeinterp_mcp.config import shipped_bundle
+from saeinterp_mcp.errors import BadInput
 from saeinterp_mcp.faces.terminal import console, show
 from saeinterp_mcp.store.open import open_store
 
@@ -27,9 +29,15 @@ def run_demo(store: Path, feature: int) -> None:
     """Ask about `feature`, print each call, its time and the answer, then how to add the server to Claude Code.
 
     Raises:
-        BadStore: there is no store at that place.
+        BadInput: there is nothing at that place; the message says how to make the store.
+        BadStore: there is something else.
     """
     place = store.expanduser().resolve()
+    if not place.exists():
+        raise BadInput(
+            f"there is no store at {store}. Make the demo's store from the activations that are shipped: "
+            f"saeinterp-pipeline import bundle {shlex.quote(str(shipped_bundle()))} --out {shlex.quote(str(store))}"
+        )
     opened = open_store(place)
     opened.check_feature(feature)
     crossing = [family.name for family in opened.manifest.families if family.of_positions]
