@@ -1,6 +1,6 @@
 """How fast the server starts and answers: a real client over stdio, real features of the demo store.
 
-    python -m benchmarks.tools --store demo-store [--write docs/performance.md]
+python -m benchmarks.tools --store demo-store [--write docs/performance.md]
 """
 
 import argparse
@@ -32,7 +32,10 @@ def calls_for(feature: int, families: list[str], group: str) -> dict[str, tuple[
             "family_sweep",
             {"feature": feature, "family": families[1], "where": "kind=source"},
         ),
-        "family_heatmap": ("family_heatmap", {"feature": feature, "family_x": families[2], "family_y": families[1]}),
+        "family_heatmap": (
+            "family_heatmap",
+            {"feature": feature, "family_x": families[2], "family_y": families[1]},
+        ),
         "group_sweep": ("group_sweep", {"feature": feature, "by": group}),
         "decoder_influence": ("decoder_influence", {"feature": feature}),
         "feature_examples": ("feature_examples", {"feature": feature}),
@@ -67,7 +70,11 @@ def time_first_reply(store: Path) -> list[float]:
         "jsonrpc": "2.0",
         "id": 1,
         "method": "initialize",
-        "params": {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "bench", "version": "0"}},
+        "params": {
+            "protocolVersion": "2025-11-25",
+            "capabilities": {},
+            "clientInfo": {"name": "bench", "version": "0"},
+        },
     }
     seconds = []
     for _ in range(N_STARTS):

@@ -48,6 +48,9 @@ class ChecksConfig(Frozen):
     """Mean number of features firing at a position; default what the SAE's metadata states (`l0` or `k`)."""
     l0_tolerance: PositiveFloat = 0.35
     """How far L0 may be from that, as a fraction of it."""
+    min_explained_variance: float = 0.5
+    """Smallest share of the activations' variance that the reconstruction must explain. A wrong layer, bias or
+    threshold convention shows here; a very sparse SAE may honestly be lower."""
     min_loss_recovered: float = 0.5
     """Smallest share of the loss between mean ablation and the clean model that the reconstruction wins
     back."""

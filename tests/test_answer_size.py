@@ -7,22 +7,30 @@ from typing import Any
 import numpy as np
 import pytest
 
-from saeinterp_mcp import operations as ask
 from saeinterp_mcp.analysis.sampling import rng
+from saeinterp_mcp.operations.decoder_influence import decoder_influence
+from saeinterp_mcp.operations.family_heatmap import family_heatmap
+from saeinterp_mcp.operations.family_sweep import family_sweep
+from saeinterp_mcp.operations.feature_examples import feature_examples
+from saeinterp_mcp.operations.feature_overview import feature_overview
+from saeinterp_mcp.operations.features_search import features_search
+from saeinterp_mcp.operations.group_sweep import group_sweep
+from saeinterp_mcp.operations.similar_features import similar_features
+from saeinterp_mcp.operations.store_status import store_status
 from saeinterp_mcp.store.base import Store
 from saeinterp_mcp.store.open import open_store
 from saeinterp_mcp.store.served import ServedStores
 
 QUESTIONS: dict[str, Callable[[Store, int], Any]] = {
-    "feature_overview": lambda store, f: ask.feature_overview(store, f),
-    "feature_examples": lambda store, f: ask.feature_examples(store, f),
-    "family_sweep": lambda store, f: ask.family_sweep(store, f, "indentation"),
-    "family_heatmap": lambda store, f: ask.family_heatmap(store, f, "bracket_depth", "quote"),
-    "group_sweep": lambda store, f: ask.group_sweep(store, f, "module"),
-    "decoder_influence": lambda store, f: ask.decoder_influence(store, f),
-    "similar_features": lambda store, f: ask.similar_features(store, f),
-    "features_search": lambda store, f: ask.features_search(store, sort="firing_rate"),
-    "store_status": lambda store, f: ask.store_status(ServedStores([store])),
+    "feature_overview": lambda store, f: feature_overview(store, f),
+    "feature_examples": lambda store, f: feature_examples(store, f),
+    "family_sweep": lambda store, f: family_sweep(store, f, "indentation"),
+    "family_heatmap": lambda store, f: family_heatmap(store, f, "bracket_depth", "quote"),
+    "group_sweep": lambda store, f: group_sweep(store, f, "module"),
+    "decoder_influence": lambda store, f: decoder_influence(store, f),
+    "similar_features": lambda store, f: similar_features(store, f),
+    "features_search": lambda store, f: features_search(store, sort="firing_rate"),
+    "store_status": lambda store, f: store_status(ServedStores([store])),
 }
 
 

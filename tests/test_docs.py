@@ -31,7 +31,9 @@ def commands() -> list[tuple[str, str]]:
     found = []
     for path in TEXTS:
         for block in blocks(path.read_text(encoding="utf-8"), "sh"):
-            found += [(path.name, line) for line in block.splitlines() if line.strip() and not line.startswith("#")]
+            found += [
+                (path.name, line) for line in block.splitlines() if line.strip() and not line.startswith("#")
+            ]
     return list(dict.fromkeys(found))
 
 
@@ -50,7 +52,13 @@ def workplace(tmp_path_factory: pytest.TempPathFactory, pycode_store: Path) -> P
 def run(folder: Path, command: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     return subprocess.run(
-        shlex.split(command), cwd=folder, env=environment, capture_output=True, text=True, encoding="utf-8", check=False
+        shlex.split(command),
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=False,
     )
 
 
@@ -66,7 +74,9 @@ def test_a_documented_command_runs(where: str, command: str, workplace: Path) ->
 
 
 def test_every_reason_to_run_elsewhere_is_still_needed() -> None:
-    documented = {command for _, command in commands()} | set(re.findall(r"`(make \w+)`", (ROOT / "CONTRIBUTING.md").read_text()))
+    documented = {command for _, command in commands()} | set(
+        re.findall(r"`(make \w+)`", (ROOT / "CONTRIBUTING.md").read_text())
+    )
     assert set(ELSEWHERE) - documented <= {"make bench"}
 
 

@@ -1,4 +1,4 @@
-"""The planted numbers come out the same through the memory backend, the folder backend, MCP over stdio and the shell."""
+"""Planted numbers come out the same through the memory backend, the folder backend, MCP over stdio and the shell."""
 
 import asyncio
 import json

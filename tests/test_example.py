@@ -53,7 +53,16 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_build_from_the_weights_gives_the_shipped_store(built: Path, pycode_store: Path) -> None:
     mine, shipped = open_store(built), open_store(pycode_store)
-    for field in ("n_samples", "n_rows", "n_units", "n_features", "n_explain", "families", "groups", "excluded_positions"):
+    for field in (
+        "n_samples",
+        "n_rows",
+        "n_units",
+        "n_features",
+        "n_explain",
+        "families",
+        "groups",
+        "excluded_positions",
+    ):
         assert getattr(mine.manifest, field) == getattr(shipped.manifest, field), field
     np.testing.assert_array_equal(mine.sample_tokens[:], shipped.sample_tokens[:])
     n_mine, n_shipped = (s.backend.column("stats/n_firing")[:, 1].astype(float) for s in (mine, shipped))
@@ -63,12 +72,21 @@ def test_a_build_from_the_weights_gives_the_shipped_store(built: Path, pycode_st
     s_mine, s_shipped = (s.backend.column("stats/sum")[:, 1] for s in (mine, shipped))
     steady = (n_mine == n_shipped) & (n_mine > 0)
     assert steady.mean() > 0.5
-    np.testing.assert_allclose(s_mine[steady] / n_mine[steady], s_shipped[steady] / n_shipped[steady], rtol=1e-3)
+    np.testing.assert_allclose(
+        s_mine[steady] / n_mine[steady], s_shipped[steady] / n_shipped[steady], rtol=1e-3
+    )
 
 
 def test_the_load_checks_are_in_the_store(pycode_store: Path) -> None:
     checks = {check["name"]: check for check in open_store(pycode_store).manifest.checks}
-    assert {"shapes_agree", "hook_exists", "l0", "explained_variance", "loss_recovered", "dead_fraction"} <= set(checks)
+    assert {
+        "shapes_agree",
+        "hook_exists",
+        "l0",
+        "explained_variance",
+        "loss_recovered",
+        "dead_fraction",
+    } <= set(checks)
     assert all(check["passed"] for check in checks.values() if check["passed"] is not None)
     assert checks["explained_variance"]["value"] > 0.8
     assert checks["loss_recovered"]["value"] > 0.9

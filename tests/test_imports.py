@@ -284,12 +284,20 @@ def test_libraries_stay_where_they_belong() -> None:
 def test_analysis_opens_nothing() -> None:
     mine = [f for f in IMPORTS if within(f.module, "saeinterp_mcp.analysis") and f not in OURS]
     assert [say(f) for f in mine if f.name.split(".")[0] not in ANALYSIS_LIBRARIES] == []
+    files = {
+        "open",
+        "np.load",
+        "np.save",
+        "np.savez",
+        "np.fromfile",
+        "np.memmap",
+        "np.loadtxt",
+        "np.genfromtxt",
+    }
     opened = [
-        f"{module}, line {node.lineno}"
-        for module, tree in SOURCES.items()
-        if within(module, "saeinterp_mcp.analysis")
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "open"
+        f"{module}, line {node.lineno}: {name}"
+        for module, node, name in calls()
+        if within(module, "saeinterp_mcp.analysis") and name in files
     ]
     assert opened == []
 

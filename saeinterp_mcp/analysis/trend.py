@@ -31,7 +31,9 @@ def spearman_by_unit(
     """Spearman's rho (midranks) of level and activation, silent rows included, with a jackknife interval by unit.
 
     Units fall into 40 folds by their hash order; each fold is left out once (delete-a-group jackknife, Shao and Tu
-    1995, section 2.3), on the scale of Fisher's z. Deterministic: nothing is drawn.
+    1995, section 2.3), on the scale of Fisher's z. The degrees of freedom are 3 E - 1, at most folds - 1, with
+    E = (sum d^2)^2 / sum d^4 of the folds' deviations d: as many as there are folds if these are normal, fewer when a
+    few folds make the variance (strong trends, broken by a few rows). Deterministic: nothing is drawn.
 
     Args:
         level_n: (L,) rows of the slice at each level above 0.
@@ -55,9 +57,12 @@ def spearman_by_unit(
     z = np.arctanh(np.clip(left_out, -0.999999, 0.999999))
     if not np.isfinite(z).all():
         return Trend(rho, np.nan, np.nan, n)
-    g = len(z)
-    se = np.sqrt((g - 1) / g * ((z - z.mean()) ** 2).sum())
-    centre, reach = np.arctanh(np.clip(rho, -0.999999, 0.999999)), t_quantile(0.975, g - 1) * se
+    g, deviation = len(z), z - z.mean()
+    squares = (deviation**2).sum()
+    se = np.sqrt((g - 1) / g * squares)
+    df = 3 * squares**2 / (deviation**4).sum() - 1 if squares > 0 else g - 1
+    centre = np.arctanh(np.clip(rho, -0.999999, 0.999999))
+    reach = t_quantile(0.975, np.clip(df, 1, g - 1)) * se
     return Trend(rho, float(np.tanh(centre - reach)), float(np.tanh(centre + reach)), n)
 
 

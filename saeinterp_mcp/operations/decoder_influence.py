@@ -81,7 +81,9 @@ def _side(store: Store, feature: int, side: str, direction: Any, limit: int) -> 
     scale = np.linalg.norm(direction) * np.linalg.norm(rows, axis=1) / np.sqrt(len(direction))
     z = np.divide(effects, scale, out=np.zeros(len(effects)), where=scale > 0)
     names = [visible_token(store.output_tokens[t]) for t in tokens]
-    return Table(columns=["token", "effect", "percentile"], rows=table_rows(names, effects, 100 * normal_below(z)))
+    return Table(
+        columns=["token", "effect", "percentile"], rows=table_rows(names, effects, 100 * normal_below(z))
+    )
 
 
 def _families(store: Store, direction: Any) -> Table:

@@ -270,7 +270,8 @@ class _Adjustment:
             counts = _count_cells(part, self.family, stratifier, rows)
         rows, values = part.firing
         unit = part.firing_units.units[part.firing_units.index]
-        return stratified_difference(counts, unit, _cells(part, self.family, stratifier, rows), values)
+        cells = _cells(part, self.family, stratifier, rows)
+        return stratified_difference(counts, unit, cells, values, part.largest)
 
     def stratified(self) -> Stratified | None:
         """Within the group."""

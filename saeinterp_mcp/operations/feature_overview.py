@@ -129,7 +129,9 @@ def feature_overview(
     if not len(rows):
         warnings.append("the feature never fires in this slice")
     maximum = float(store.per_feature("stats/effective_max", feature))
-    enhancers, suppressors = _tokens(part, 6 if short else 20, 4 if short else 20) if full else (_empty("token"), _empty("token"))
+    enhancers, suppressors = (
+        _tokens(part, 6 if short else 20, 4 if short else 20) if full else (_empty("token"), _empty("token"))
+    )
     importance = feature_metrics(store, "all")["importance"]
     example_rows, activations = pick_rows(part, "spread", seed)
     chosen = np.linspace(0, len(example_rows) - 1, min(len(example_rows), 4 if short else 12)).astype(

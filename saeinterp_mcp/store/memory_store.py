@@ -442,5 +442,6 @@ class _Truth:
         self.arrays["vocabulary/samples"] = np.array(df, np.int64)
         idf = [float(np.log(len(self.samples) + 1) - np.log(n + 1)) if n else None for n in df]
         self.tables["vocabulary"] = pl.DataFrame(
-            {"token": self.tokens, "samples": df, "idf": idf}, schema_overrides={"token": pl.String, "idf": pl.Float64}
+            {"token": self.tokens, "samples": df, "idf": idf},
+            schema_overrides={"token": pl.String, "idf": pl.Float64},
         )

@@ -107,7 +107,7 @@ def test_the_families_of_the_example_are_disjoint_and_hold_what_they_name() -> N
         "from", "self", " >>>", "definition", "://",
     ]  # fmt: skip
     assert {family.name: family.levels for family in token_families(run.families, tokens)} == {
-        "indentation": {"\n\n ": 1, "\n    \n   ": 3, "\n   ": 3, "    ": 4},
+        "indentation": {"\n\n ": 2, "\n    \n   ": 4, "\n   ": 4, "    ": 5},
         "digits": {"12": 2, " 8859": 4},
         "quote": {" '": 1, "',": 1, '"""': 3, "'''": 3},
         "dunder": {' "__': 1, "__()": 1},

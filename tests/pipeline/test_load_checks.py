@@ -57,7 +57,7 @@ def test_a_decoder_in_another_order_explains_nothing(small_run: SmallRun) -> Non
     path = damaged_sae(small_run.folder, shuffled_decoder)
     failed = failures(small_run, sae={"path": path})
     assert failed.keys() == {"explained_variance"} | ({"loss_recovered"} & failed.keys())
-    assert "expected above 0, and 0.1 above that of a shuffled decoder" in failed["explained_variance"]
+    assert "expected at least 0.5, and 0.1 above that of a shuffled decoder" in failed["explained_variance"]
 
 
 def test_thresholds_of_zero_fire_too_often(small_run: SmallRun) -> None:
@@ -93,7 +93,7 @@ def test_the_wrong_layer_does_not_pass(small_run: SmallRun) -> None:
     failed = failures(
         small_run, sae={"path": damaged_sae(small_run.folder, hook_name="blocks.0.hook_resid_post")}
     )
-    assert "explained_variance" in failed or "l0" in failed
+    assert "explained_variance" in failed
 
 
 def test_an_sae_of_another_width_fails(small_run: SmallRun, tiny_model: Callable[[Any], Path]) -> None:
