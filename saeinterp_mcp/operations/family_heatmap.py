@@ -26,6 +26,7 @@ from saeinterp_mcp.operations.slicing import Scoping, Slice, make_slice
 from saeinterp_mcp.store.base import Store
 
 MAX_CELLS = 400
+ROWS_WITH_TWO_LINES = 12
 COLUMNS = [
     "x",
     "y",
@@ -257,17 +258,19 @@ def draw_heatmap(result: FamilyHeatmap) -> bytes:
     axes.set_xlabel(result.family_x.replace("$", r"\$"))
     axes.set_ylabel(result.family_y.replace("$", r"\$"))
     axes.set_title(
-        f"feature {result.feature}: mean activation, silent rows included\n(small: rows in the cell)",
+        f"feature {result.feature}: mean activation, silent rows included\n(with the rows of the cell; few: under min_n)",
         fontsize=9,
     )
     top = np.nanmax(mean) if np.isfinite(mean).any() else 1.0
+    crowded = len(ys) > ROWS_WITH_TWO_LINES
     for i in range(len(ys)):
         for j in range(len(xs)):
             if n[i, j] == 0:
                 continue
             known = np.isfinite(mean[i, j])
             dark = known and mean[i, j] < 0.6 * top
-            text = (f"{mean[i, j]:.3g}\n" if known else "few\n") + f"{n[i, j]}"
+            value = f"{mean[i, j]:.{2 if crowded else 3}g}" if known else "few"
+            text = f"{value} ({n[i, j]})" if crowded else f"{value}\n{n[i, j]}"
             axes.text(j, i, text, ha="center", va="center", fontsize=6.5, color="white" if dark else "black")
     figure.colorbar(picture, ax=axes)
     out = io.BytesIO()
