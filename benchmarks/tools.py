@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from saeinterp_mcp.analysis.sampling import rng
-from saeinterp_mcp.faces.mcp import open_client
+from saeinterp_mcp.faces.mcp_client import open_client
 from saeinterp_mcp.store.open import open_store
 
 N_FEATURES = 200
