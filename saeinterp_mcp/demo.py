@@ -19,8 +19,8 @@ from saeinterp_mcp.store.open import open_store
 if TYPE_CHECKING:
     from saeinterp_mcp.faces.mcp_client import Session
 
-DEMO_FEATURE = 406
-"""Of the shipped pycode store: line breaks before deeply indented code. Each question below finds something."""
+DEMO_FEATURE = 1631
+"""Of the shipped pycode store: an opening round bracket (docs/demo-features.md). Each question finds something."""
 MAX_ROWS = 12
 """Rows of each table that are printed; the agent gets all of them."""
 

@@ -125,6 +125,13 @@ def test_heatmap_has_the_interaction_that_was_planted(gear: Store) -> None:
     assert (heatmap.peak.x, heatmap.peak.y, heatmap.peak.mean) == (1, 1, 4.0)
 
 
+def test_a_feature_that_always_fires_has_no_interaction(gear: Store) -> None:
+    heatmap = family_heatmap(gear, 4, "comeback", "ninja", min_n=1, split="all")
+    cell = next(dict(zip(heatmap.columns, r, strict=True)) for r in heatmap.rows if r[:2] == [1, 1])
+    # 2 - 2 - 2 + 2
+    assert (cell["mean"], cell["interaction"], cell["rate_interaction"]) == (2.0, 0.0, 0.0)
+
+
 def test_a_cell_never_observed_is_missing_and_not_zero(gear: Store) -> None:
     heatmap = family_heatmap(
         gear, 2, "swim", "comeback", where="not (family:swim>=6 and family:comeback>=1)", min_n=1, split="all"

@@ -76,8 +76,10 @@ def test_scopes_see_the_tokens_they_say(scope: str) -> None:
     world = texts()
     store = memory_store(world)
     window = 3
-    labels = Labels(Slice(store, 0, "all", Scoping(scope, window), None), "family.digits")  # type: ignore[arg-type]
-    _, code = labels.of_rows(np.arange(store.n_rows("all")))
+    part = Slice(store, 0, "all", Scoping(scope, window), None)  # type: ignore[arg-type]
+    rows = np.arange(store.n_rows("all"))
+    _, code = Labels(part, "family.digits").of_rows(rows)
+    entry, token = Labels(part, "tokens").of_rows(rows)
     source = store.backend.column("samples/source")
     for row in range(0, store.n_rows("all"), 7):
         tokens = world.samples[int(source[store.row_sample[row]])].tokens
@@ -86,3 +88,4 @@ def test_scopes_see_the_tokens_they_say(scope: str) -> None:
             scope
         ]
         assert code[row] == max(({"1": 1, "22": 2}.get(t, 0) for t in seen), default=0)
+        assert sorted(store.tokens[t] for t in token[entry == row]) == sorted(set(seen))

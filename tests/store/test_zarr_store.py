@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline.verify import verify_store
 from saeinterp_mcp.errors import BadStore
+from saeinterp_mcp.fingerprint import file_sha256
 from saeinterp_mcp.store.base import Store
 from saeinterp_mcp.store.manifest import read_manifest
 from saeinterp_mcp.store.memory_store import World, memory_store
@@ -208,3 +209,40 @@ def test_a_killed_import_leaves_no_store_and_goes_on(tmp_path: Path) -> None:
     verify_store(tmp_path / "store")
     assert not (tmp_path / "store.work").exists()
     assert bundle_to_store.STORE == "store"
+
+
+def change(store: Path, array: str, entry: int, value: float) -> None:
+    """Overwrite one entry of an array and make the manifest agree, as a wrong writer would have."""
+    victim = next(p for p in (store / array / "c").rglob("*") if p.is_file())
+    content = np.fromfile(victim, open_store(store).backend.column(array).dtype)
+    content[entry] = value
+    victim.unlink()
+    content.tofile(victim)
+    manifest = json.loads((store / "manifest.json").read_text(encoding="utf-8"))
+    manifest["files"][victim.relative_to(store).as_posix()]["sha256"] = file_sha256(victim)
+    (store / "manifest.json").unlink()
+    (store / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("array", "entry", "value"),
+    [
+        ("features/values", 5, -1.0),
+        ("rows/values", 5, 77.0),
+        ("features/rows", 5, 0),
+        ("features/indptr", 1, 10_000),
+        ("rows/features", 0, 99),
+        ("samples/unit", 0, 39),
+        ("counts/group.module/n", 0, 1),
+        ("stats/n_firing", 0, 1),
+        ("stats/sum", 0, 1.0),
+        ("stats/effective_max", 0, 1.0),
+        ("top/values", 0, 1.0),
+    ],
+)
+def test_verify_finds_arrays_that_disagree_though_their_hashes_are_right(
+    copy: Path, array: str, entry: int, value: float
+) -> None:
+    change(copy, array, entry, value)
+    with pytest.raises(BadStore, match=rf"{array}: expected .*; found .*make it again"):
+        verify_store(copy)
