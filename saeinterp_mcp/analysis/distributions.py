@@ -18,6 +18,13 @@ def t_quantile(q: float, df: Any) -> Array:
     return np.asarray(special.stdtrit(df, q), dtype=np.float64)
 
 
+def t_beyond(t: Any, df: Any) -> Array:
+    """Share of Student's t further from 0 than t, on both sides."""
+    from scipy import special
+
+    return np.asarray(2 * special.stdtr(df, -np.abs(t)), dtype=np.float64)
+
+
 def beta_quantile(q: Any, a: Any, b: Any) -> Array:
     """Quantile of the beta distribution."""
     from scipy import special

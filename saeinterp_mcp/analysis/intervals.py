@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from saeinterp_mcp.analysis.distributions import beta_quantile, gamma_tails, t_quantile
+from saeinterp_mcp.analysis.distributions import beta_quantile, gamma_tails, t_beyond, t_quantile
 
 Array = npt.NDArray[np.float64]
 
@@ -260,6 +260,40 @@ def score_test(a: Arm, b: Arm, cross: Cross) -> Array:
     p = np.fmax(p, alone)
     p = np.where(sd > 0, p, 1.0)
     return np.where((s > 0) & (np.fmin(a.n_units, b.n_units) >= 2), p, np.nan)
+
+
+def ratio_test(a: Arm, b: Arm, cross: Cross) -> Array:
+    """Return the two-sided p of no difference of the means, on the scale of the intervals: the log.
+
+    t = ln(m_a/m_b) / sqrt(v_a + v_b - 2 c), v = (se/m)^2 and c the clustered covariance over m_a m_b (delta
+    method); Satterthwaite's (v_a + v_b)^2/(v_a^2/(E_a - 1) + v_b^2/(E_b - 1)) degrees of freedom, E the
+    effective number of firing units. For arms of MIN_FIRING_UNITS firing units and more. NaN where an arm is
+    silent.
+    """
+    m_a, m_b = mean(a), mean(b)
+    v_a, v_b = _divide(standard_error(a), m_a) ** 2, _divide(standard_error(b), m_b) ** 2
+    variance = v_a + v_b - 2 * _divide(covariance(a, b, cross), m_a * m_b)
+    spread = v_a**2 / np.fmax(_effective(a.s, a.ss) - 1, 1.0) + v_b**2 / np.fmax(
+        _effective(b.s, b.ss) - 1, 1.0
+    )
+    df = np.fmax(_divide((v_a + v_b) ** 2, spread), 1.0)
+    return t_beyond(np.log(_divide(m_a, m_b)) / np.sqrt(np.fmax(variance, 1e-300)), df)
+
+
+def rare_firing_p(a: Arm, b: Arm) -> Array:
+    """Return the two-sided p of arm a firing as seldom as it does, if it fired at arm b's rate.
+
+    For an arm with hardly any firing, whose own variance says nothing. S counts firing rows. Rows count for as
+    much as the clustering of b lets them: with design effect D_b = se^2 n/(m (1 - m)) of b's rate, intra-unit
+    correlation rho = (D_b - 1)/(sum n^2/n - 1), and D_a = 1 + (sum n_a^2/n_a - 1) rho (Kish 1965, 5.4),
+    p = 2 P(Poisson(n_a m_b/D_a) <= S_a/D_a), the Poisson made continuous by the gamma function.
+    """
+    m = mean(b)
+    inflation = _divide(standard_error(b) ** 2 * b.n, m * (1 - m))
+    rho = np.clip(np.nan_to_num(_divide(inflation - 1, _divide(b.nn, b.n) - 1)), 0.0, 1.0)
+    effect = 1 + np.fmax(_divide(a.nn, a.n) - 1, 0.0) * rho
+    _, above = gamma_tails(_divide(a.s, effect) + 1, _divide(a.n * m, effect))
+    return np.fmin(2 * above, 1.0)
 
 
 def _tails(z: Array, skewness: Array) -> tuple[Array, Array]:

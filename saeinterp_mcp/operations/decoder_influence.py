@@ -60,7 +60,7 @@ def decoder_influence(
         store=store.name,
         basis="weights",
         summary=(
-            f"Feature {feature} has a larger effect on the outputs than {percentile:.0f} % of features "
+            f"Feature {feature} has a larger effect on the outputs than {digits(percentile, 4)} % of features "
             f"(L2 norm {digits(float(norms[feature]))}); what it raises and lowers most is in promoted and suppressed."
         ),
         warnings=["direct path only: what later layers make of the feature is not in it"],

@@ -106,8 +106,9 @@ class Effects:
 
     @property
     def rate_low(self) -> Floats:
-        """Of the 95 % interval of the firing rate."""
-        return self._if(self.shown, self._rate_interval[0])
+        """Of the 95 % interval of the firing rate; 0 where it is nearer to 0 than anyone could count."""
+        low = self._rate_interval[0]
+        return self._if(self.shown, np.where(low < 1e-6, 0.0, low))
 
     @property
     def rate_high(self) -> Floats:
@@ -149,6 +150,19 @@ class Effects:
     def rate_ratio(self) -> Floats:
         """Ratio of the shrunken firing rates."""
         return self._if(self.compared, self._odds[1])
+
+    @cached_property
+    def sure_effect(self) -> Floats:
+        """The part of the effect that the interval leaves: its end nearer to 0, or 0 where it holds 0 or is null."""
+        low, high = np.nan_to_num(self.effect_low), np.nan_to_num(self.effect_high)
+        return np.where(low > 0, low, np.where(high < 0, high, 0.0))
+
+    def ranked(self) -> Ints:
+        """Labels that were compared, surest effect first, then the largest."""
+        order = np.lexsort(
+            (np.arange(len(self.n)), -np.abs(np.nan_to_num(self.effect)), -np.abs(self.sure_effect))
+        )
+        return order[~np.isnan(self.effect[order])]
 
     def only(self, pick: Ints) -> "Effects":
         """The same for some labels; their q stays that of all."""
@@ -216,14 +230,27 @@ def presence_effects(part: Slice, families: Sequence[str], min_n: int) -> Effect
     return _tested(strength, firing, part.largest, min_n, first_is_reference=False)
 
 
+def p_values(strength: Moments, firing: Moments) -> Floats:
+    """(K,) p of no difference between label and reference.
+
+    Where both have enough firing units for an interval, the test on the interval's own scale. A label that hardly
+    fires, and more seldom than its reference, is judged by its rarity; else the score test. Sizes: docs/intervals.md.
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        many = [side.n_firing_units >= MIN_FIRING_UNITS for side in (firing.label, firing.reference)]
+        ratio = intervals.ratio_test(strength.label, strength.reference, strength.cross)
+        score = intervals.score_test(strength.label, strength.reference, strength.cross)
+        rare = intervals.rare_firing_p(firing.label, firing.reference)
+        seldom = ~many[0] & many[1] & (intervals.mean(firing.label) < intervals.mean(firing.reference))
+        few = np.where(seldom, np.where(firing.label.s == 0, rare, np.fmax(score, rare)), score)
+        return np.where(many[0] & many[1], ratio, few)
+
+
 def _tested(
     strength: Moments, firing: Moments, largest: float, min_n: int, first_is_reference: bool
 ) -> Effects:
     compared = _compared(strength, min_n, first_is_reference)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        p = np.where(
-            compared, intervals.score_test(strength.label, strength.reference, strength.cross), np.nan
-        )
+    p = np.where(compared, p_values(strength, firing), np.nan)
     return Effects(strength, firing, largest, min_n, first_is_reference, benjamini_hochberg(p))
 
 

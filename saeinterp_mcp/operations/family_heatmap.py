@@ -258,7 +258,8 @@ def draw_heatmap(result: FamilyHeatmap) -> bytes:
     axes.set_xlabel(result.family_x.replace("$", r"\$"))
     axes.set_ylabel(result.family_y.replace("$", r"\$"))
     axes.set_title(
-        f"feature {result.feature}: mean activation, silent rows included\n(with the rows of the cell; few: under min_n)",
+        f"feature {result.feature}: mean activation, silent rows included\n"
+        "(with the rows of the cell; few: under min_n)",
         fontsize=9,
     )
     top = np.nanmax(mean) if np.isfinite(mean).any() else 1.0

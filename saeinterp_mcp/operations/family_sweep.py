@@ -211,7 +211,7 @@ def _summary(family: str, effects: Effects, levels: tuple[int, ...]) -> str:
     known = [k for k in range(1, len(levels) + 1) if not np.isnan(effects.effect[k])]
     if not known:
         return f"No level of {family} has enough rows for an estimate beside rows without it."
-    best = max(known, key=lambda k: abs(effects.effect[k]))
+    best = int(effects.ranked()[0])
     word = "more" if effects.effect[best] > 0 else "less"
     q = effects.q[best]
     return (

@@ -67,11 +67,16 @@ def feature_examples(
     """
     if pick in ("near_miss", "silent"):
         store.need_full_coverage(f"feature_examples with pick {pick}")
-    rule = " and ".join(f"({r})" for r in (where, _group_rule(store, group)) if r) or None
-    part = make_slice(store, feature, split if pick == "top" else "explain", rule, Scoping(scope, window))
+    used = split if pick == "top" else "explain"
+    part = make_slice(store, feature, used, where, Scoping(scope, window), given=_group_rule(store, group))
     if contains is not None:
         part = _containing(part, contains)
     rows, activations = _pick(part, pick, seed)
+    total = len(rows)
+    if pick == "spread" and total > limit:
+        # fewer rows still span the range
+        kept = np.linspace(0, total - 1, limit).round().astype(np.int64)
+        rows, activations = rows[kept], activations[kept]
     arguments: dict[str, Any] = {
         "feature": feature,
         "pick": pick,
@@ -86,7 +91,12 @@ def feature_examples(
     shown, next_cursor, more = page(range(len(rows)), limit, cursor, store, ["feature_examples", arguments])
     warnings = list(part.warnings)
     if not len(rows):
-        warnings.append("no such row: absent data, not a zero")
+        always = part.n_rows > 0 and len(part.firing[0]) == part.n_rows
+        warnings.append(
+            f"no silent row: the feature fires on all {part.n_rows} rows of the slice"
+            if always and pick in ("silent", "near_miss")
+            else "no such row: absent data, not a zero"
+        )
     if split == "all" and pick != "top":
         warnings.append(f"pick {pick} draws from the explain split, whatever split says")
     columns, table = example_table(store, rows[list(shown)], activations[list(shown)])
@@ -94,14 +104,14 @@ def feature_examples(
         operation="feature_examples",
         store=store.name,
         basis="observed",
-        summary=f"{len(shown)} of {len(rows)} rows at hand: {MEANING[pick]}.",
+        summary=f"{len(shown)} of {total} rows at hand: {MEANING[pick]}.",
         warnings=warnings,
         seed=seed,
         split=part.split,
         where=where,
         feature=feature,
         pick=pick,
-        total=len(rows),
+        total=total,
         columns=columns,
         rows=table,
         next_cursor=next_cursor,

@@ -1,5 +1,6 @@
 """What is this feature, at a glance?"""
 
+from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -30,6 +31,7 @@ from saeinterp_mcp.operations.features_search import below_floor, feature_metric
 from saeinterp_mcp.operations.slicing import Labels, Scoping, Slice, make_slice
 from saeinterp_mcp.store.base import Store
 from saeinterp_mcp.store.layout import QUANTILES, REGIONS
+from saeinterp_mcp.store.manifest import Split
 
 
 class Firing(BaseModel):
@@ -88,6 +90,8 @@ class FeatureOverview(FeatureResult):
     suppressors: Table
     families: Table
     groups: Table
+    positions: Table
+    """Sequence stores: by position in the sample."""
     decoder: DecoderSummary | None
     neighbours: Table
     examples: Table
@@ -95,6 +99,8 @@ class FeatureOverview(FeatureResult):
 
 
 EFFECT_COLUMNS = ["n", "n_firing", "firing_rate", "rate_low", "rate_high", "rate_ratio", "effect", "q"]
+POSITION_COLUMNS = ["first", "last", "n", "n_firing", "firing_rate", "mean"]
+POSITION_MATTERS = 0.1
 Q_CUT = 0.05
 
 
@@ -132,6 +138,12 @@ def feature_overview(
     enhancers, suppressors = (
         _tokens(part, 6 if short else 20, 4 if short else 20) if full else (_empty("token"), _empty("token"))
     )
+    positions, explained = _positions(part) if full else (Table(columns=POSITION_COLUMNS, rows=[]), 0.0)
+    if explained >= POSITION_MATTERS:
+        warnings.append(
+            f"position in the sample explains {percent(explained)} of the activation's variance (positions): "
+            "tokens and families may go with the feature only because of where they stand"
+        )
     importance = feature_metrics(store, "all")["importance"]
     example_rows, activations = pick_rows(part, "spread", seed)
     chosen = np.linspace(0, len(example_rows) - 1, min(len(example_rows), 4 if short else 12)).astype(
@@ -159,6 +171,7 @@ def feature_overview(
         suppressors=suppressors,
         families=_families(part, 6 if short else 100) if full else _empty("family"),
         groups=_groups(part, 4 if short else 12) if full else _empty("group"),
+        positions=positions,
         decoder=_decoder(store, feature, 6 if short else 15),
         neighbours=_neighbours(store, feature, 3 if short else 8),
         examples=Table(columns=columns, rows=examples),
@@ -270,28 +283,66 @@ def _by_index(names: dict[int, str], n: int) -> list[str]:
 
 
 def _families(part: Slice, limit: int) -> Table:
-    """Any level of each family against none, the largest effects; q is over all families."""
+    """Any level of each family against none, the surest effects; q is over all families."""
     names = list(part.store.families)
     if not names:
         return _empty("family")
     effects = presence_effects(part, names, 20)
-    order = np.lexsort((np.arange(len(names)), -np.nan_to_num(np.abs(effects.effect), nan=-1.0)))
-    return Table(columns=["family", *EFFECT_COLUMNS], rows=_effect_rows(names, effects, order[:limit]))
+    return Table(
+        columns=["family", *EFFECT_COLUMNS], rows=_effect_rows(names, effects, effects.ranked()[:limit])
+    )
 
 
 def _groups(part: Slice, limit: int) -> Table:
-    """Values of the primary group that differ most from the rest."""
+    """Values of the primary group that differ most surely from the rest."""
     primary = next((g for g in part.store.manifest.groups if g.primary), None)
     if primary is None:
         return Table(columns=["group", "value", *EFFECT_COLUMNS], rows=[])
     labels = Labels(part, f"group.{primary.name}")
     effects = effects_of(labels, 20)
-    order = np.lexsort((np.arange(len(effects.n)), -np.nan_to_num(np.abs(effects.effect), nan=-1.0)))
-    order = order[~np.isnan(effects.effect[order])][:limit]
+    order = effects.ranked()[:limit]
     rows = [
         [primary.name, *row] for row in _effect_rows([visible_token(v) for v in labels.names], effects, order)
     ]
     return Table(columns=["group", "value", *EFFECT_COLUMNS], rows=rows)
+
+
+def _positions(part: Slice) -> tuple[Table, float]:
+    """Firing by position, in bins that double, and the share of the activation's variance between the bins."""
+    store = part.store
+    if not store.is_sequence or not part.n_rows:
+        return Table(columns=POSITION_COLUMNS, rows=[]), 0.0
+    rows, values = part.firing
+    if part.mask is None:
+        n = _rows_by_position(store, part.split)
+    else:
+        n = np.bincount(_position_bin(store.row_position[: len(part.mask)][part.mask]))
+    k = len(n)
+    bins = _position_bin(store.row_position[rows])
+    fires, sums = np.bincount(bins, minlength=k), np.bincount(bins, values, k)
+    mean = sums / np.maximum(n, 1)
+    overall = values.sum() / part.n_rows
+    total = (values**2).sum() - part.n_rows * overall**2
+    between = (n * (mean - overall) ** 2).sum()
+    lowest = int(store.row_position[:].min())
+    first = np.maximum(np.where(np.arange(k) == 0, 0, 2 ** np.arange(k)), lowest)
+    last = np.minimum(2 ** (np.arange(k) + 1) - 1, int(store.row_position[:].max()))
+    shown = np.flatnonzero(n >= 20)
+    columns = (first, last, n, fires, fires / np.maximum(n, 1), mean)
+    return (
+        Table(columns=POSITION_COLUMNS, rows=table_rows(*(column[shown] for column in columns))),
+        float(between / total) if total > 0 else 0.0,
+    )
+
+
+def _position_bin(position: Any) -> Any:
+    """0 for positions 0 and 1, then one for each doubling."""
+    return np.floor(np.log2(np.maximum(position.astype(np.float64), 1))).astype(np.int64)
+
+
+@lru_cache(maxsize=16)
+def _rows_by_position(store: Store, split: Split) -> Any:
+    return np.bincount(_position_bin(store.row_position[: store.n_rows(split)]))
 
 
 def _decoder(store: Store, feature: int, limit: int) -> DecoderSummary | None:
@@ -325,10 +376,9 @@ def _neighbours(store: Store, feature: int, limit: int) -> Table:
 def _summary(feature: int, firing: Firing, enhancers: Table, store: Store) -> str:
     where = "positions" if store.is_sequence else "samples"
     if not firing.n_firing:
-        return f"Feature {feature} never fires on the {firing.n} {where} of this slice."
+        return f"Feature {feature} fires on none of {firing.n} {where}."
     # counted and not quoted: corpus text stays in fields named token and text
-    n = len(enhancers.rows)
-    goes = f" {n} tokens that go with it are in enhancers." if n else " No token stands out."
+    goes = " Tokens that go with it: see enhancers." if enhancers.rows else " No token stands out."
     return (
         f"Feature {feature} fires on {firing.n_firing} of {firing.n} {where} ({percent(firing.firing_rate)} "
         f"[{percent(firing.rate_low)}, {percent(firing.rate_high)}], "

@@ -79,6 +79,10 @@ def features_search(
     elif chosen == "token":
         order_by, why, extra, fires = _by_token(store, query, split)
         keep &= fires
+        bare = str(query).strip().lower()
+        others = [t for t in store.tokens if t != query and bare and t.strip().lower() == bare]
+        if others:
+            warnings.append(f"other tokens like it: {', '.join(repr(visible_token(t)) for t in others[:4])}")
     else:
         key = sort or "importance"
         descending = not key.startswith("-")

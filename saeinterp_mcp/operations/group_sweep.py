@@ -93,7 +93,7 @@ def group_sweep(
 ) -> GroupSweep:
     """Firing rate and mean activation by value of a group (or attribute), each value against all others.
 
-    Beside each: its share of core rows, of tail rows and of the population. Strongest effects first.
+    Beside each: its share of core rows, of tail rows and of the population. Surest effects first.
     """
     store.need_full_coverage("group_sweep")
     label_set, group = resolve_group(store, by)
@@ -101,9 +101,10 @@ def group_sweep(
     labels = part.labels(label_set)
     effects = effects_of(labels, min_n)
     share = {name: _share_of_region(labels, name) for name in ("core", "tail")}
-    order = np.lexsort(
-        (np.arange(len(effects.n)), -effects.n, -np.nan_to_num(np.abs(effects.effect), nan=-1.0))
-    )
+    # what was compared, surest first, then the rest by size
+    compared = effects.ranked()
+    rest = np.setdiff1d(np.argsort(-effects.n, kind="stable"), compared)
+    order = np.concatenate([compared, rest[np.argsort(-effects.n[rest], kind="stable")]])
     arguments: dict[str, Any] = {
         "feature": feature,
         "by": by,
@@ -199,7 +200,7 @@ def _summary(by: str, labels: Labels, effects: Effects, core: Any, order: Any) -
     one = effects.only(np.array([top]))
     share = f", {percent(core[top])} of core rows" if np.isfinite(core[top]) else ""
     return (
-        f"The value of {by} that differs most has mean {digits(one.mean[0])} "
+        f"The value of {by} that differs most surely (first row) has mean {digits(one.mean[0])} "
         f"[{digits(one.ci_low[0])}, {digits(one.ci_high[0])}], {digits(one.effect[0])} "
         f"[{digits(one.effect_low[0])}, {digits(one.effect_high[0])}] against all others "
         f"(n {one.n[0]} in {one.n_units[0]} units{share}; q {digits(one.q[0], 2)})."
