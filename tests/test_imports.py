@@ -49,7 +49,13 @@ ALLOWED = {
         "saeinterp_mcp.store",
     ),
     # a face of its own: a recorded conversation with the MCP face, started from the command line
-    "saeinterp_mcp.demo": ("saeinterp_mcp.faces", "saeinterp_mcp.operations", "saeinterp_mcp.store"),
+    "saeinterp_mcp.demo": (
+        "saeinterp_mcp.config",
+        "saeinterp_mcp.errors",
+        "saeinterp_mcp.faces",
+        "saeinterp_mcp.operations",
+        "saeinterp_mcp.store",
+    ),
     "saeinterp_mcp.__main__": ("saeinterp_mcp.faces",),
     # making a store; what of saeinterp_mcp each part may use is in FROM_THE_SERVER
     "pipeline.source_config": (),
