@@ -13,9 +13,10 @@ from typing import Any, Self
 
 from pydantic import Field, ValidationError
 
-from pipeline.fingerprint import canonical_json, file_sha256, files_below, fingerprint_of, write_whole
+from pipeline.fingerprint import files_below, fingerprint_of, write_whole
 from pipeline.stage import Summary
 from saeinterp_mcp.errors import BadStore
+from saeinterp_mcp.fingerprint import canonical_json, file_sha256
 from saeinterp_mcp.frozen import Frozen
 
 REBUILD = "Delete the folder and build again."

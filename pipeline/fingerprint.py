@@ -11,24 +11,14 @@ from typing import Any
 
 from pipeline.source_config import Located
 from saeinterp_mcp.errors import BadInput
+from saeinterp_mcp.fingerprint import canonical_json, file_sha256
 
 JsonObject = dict[str, Any]
-
-
-def canonical_json(value: object) -> str:
-    """The one JSON text of a value: keys sorted, no spaces, NaN refused."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def fingerprint_of(value: object) -> str:
     """SHA-256 of the canonical JSON, 64 hex digits."""
     return hashlib.sha256(canonical_json(value).encode("utf-8")).hexdigest()
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, read in blocks."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def package_version() -> str:

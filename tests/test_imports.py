@@ -87,6 +87,8 @@ ALLOWED = {
         "pipeline.tokenisation",
     ),
     "pipeline.importers.bundle": (),
+    "pipeline.importers.bundle_activations": ("pipeline.importers.bundle",),
+    "pipeline.row_order": ("pipeline.importers.bundle",),
     "pipeline.stages": (
         "pipeline.ablation",
         "pipeline.artifact",
@@ -97,7 +99,9 @@ ALLOWED = {
         "pipeline.families",
         "pipeline.fingerprint",
         "pipeline.importers.bundle",
+        "pipeline.importers.bundle_activations",
         "pipeline.outputs",
+        "pipeline.row_order",
         "pipeline.source_config",
         "pipeline.sources",
         "pipeline.spool",

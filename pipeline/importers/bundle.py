@@ -4,7 +4,6 @@ Every refusal names the file, the row (from 0) where there is one, and the reaso
 """
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -20,7 +19,6 @@ from saeinterp_mcp.frozen import Frozen, FrozenFile
 
 NONE_VALUE = "(none)"
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
-BATCH_ROWS = 1 << 20
 U32_LIMIT = 2**32 - 1
 
 
@@ -149,13 +147,14 @@ def read_table(path: Path, columns: tuple[str, ...] = ()) -> pa.Table:
         raise BadInput(f"{path} is missing")
     try:
         with pq.ParquetFile(path) as source:
-            _need_columns(path, source.schema_arrow.names, columns)
+            need_columns(path, source.schema_arrow.names, columns)
             return source.read()
     except (pa.ArrowException, OSError) as error:
         raise BadInput(f"{path} is not a Parquet file: {str(error).splitlines()[0]}") from error
 
 
-def _need_columns(path: Path, present: list[str], needed: tuple[str, ...]) -> None:
+def need_columns(path: Path, present: list[str], needed: tuple[str, ...]) -> None:
+    """Refuse a table without a needed column, or with one twice."""
     for column in needed:
         if column not in present:
             raise BadInput(f"{path} has no column {column!r}; {nearest(column, present)}")
@@ -282,192 +281,6 @@ def inside(bundle: Path, name: str) -> Path:
     if not path.is_file():
         raise BadInput(f"{bundle / name} is missing, but bundle.yaml names it")
     return path
-
-
-def activation_files(bundle: Path) -> list[Path]:
-    """The file `activations.parquet`, or the sorted files of the folder `activations/`.
-
-    Raises:
-        BadInput: neither or both.
-    """
-    single, folder = bundle / "activations.parquet", bundle / "activations"
-    if single.exists() and folder.exists():
-        raise BadInput(f"{bundle} has both activations.parquet and activations/; keep one")
-    if single.exists():
-        return [single]
-    files = sorted(folder.glob("*.parquet")) if folder.is_dir() else []
-    if not files:
-        raise BadInput(f"{bundle} has neither activations.parquet nor activations/*.parquet")
-    return files
-
-
-class ActivationBatch(NamedTuple):
-    """Checked activations of some rows of one file."""
-
-    sample: NDArray[np.int64]
-    position: NDArray[np.int64]
-    feature: NDArray[np.int64]
-    value: NDArray[np.float32]
-
-
-ACTIVATION_COLUMNS = ("feature", "sample", "position", "value")
-
-
-def read_activations(
-    files: list[Path],
-    config: BundleConfig,
-    lengths: NDArray[np.int64],
-    negatives: str | None,
-    dropped: dict[str, int],
-) -> Iterator[ActivationBatch]:
-    """All activations in batches, checked.
-
-    Args:
-        files: the activation files.
-        config: of the bundle.
-        lengths: (N,) tokens of each sample.
-        negatives: None refuses values that are not positive and finite; `drop` or `abs` handles negative ones.
-        dropped: counts what was left out, by reason.
-
-    Raises:
-        BadInput: file, row and reason of the first entry that does not fit.
-    """
-    for path in files:
-        try:
-            source = pq.ParquetFile(path)
-        except (pa.ArrowException, OSError) as error:
-            raise BadInput(f"{path} is not a Parquet file: {str(error).splitlines()[0]}") from error
-        _need_columns(path, source.schema_arrow.names, ACTIVATION_COLUMNS)
-        for column in ACTIVATION_COLUMNS:
-            kind = source.schema_arrow.field(column).type
-            fits = (
-                pa.types.is_floating(kind) or pa.types.is_integer(kind)
-                if column == "value"
-                else pa.types.is_integer(kind)
-            )
-            if not fits:
-                wanted = "numbers" if column == "value" else "integers"
-                raise BadInput(f"{path}: column {column!r} must hold {wanted}, found {kind}")
-        first = 0
-        try:
-            for batch in source.iter_batches(BATCH_ROWS, columns=list(ACTIVATION_COLUMNS)):
-                yield _check_batch(path, first, batch, config, lengths, negatives, dropped)
-                first += batch.num_rows
-        except (pa.ArrowException, OSError) as error:
-            raise BadInput(f"{path} is damaged after row {first}: {str(error).splitlines()[0]}") from error
-
-
-def _check_batch(
-    path: Path,
-    first: int,
-    batch: pa.RecordBatch,
-    config: BundleConfig,
-    lengths: NDArray[np.int64],
-    negatives: str | None,
-    dropped: dict[str, int],
-) -> ActivationBatch:
-    def refuse(bad: NDArray[np.bool_], column: str, reason: str) -> None:
-        if bad.any():
-            at = int(np.flatnonzero(bad)[0])
-            raise BadInput(
-                f"{path}, row {first + at}: {column} {batch.column(column)[at].as_py()!r} {reason}"
-            )
-
-    for column in ACTIVATION_COLUMNS:
-        if batch.column(column).null_count:
-            refuse(batch.column(column).is_null().to_numpy(zero_copy_only=False), column, "is null")
-    sample, position, feature = (
-        batch.column(c).to_numpy(zero_copy_only=False) for c in ("sample", "position", "feature")
-    )
-    with np.errstate(over="ignore"):
-        value = batch.column("value").to_numpy(zero_copy_only=False).astype(np.float32)
-    refuse(
-        (feature < 0) | (feature >= config.n_features), "feature", f"is not in 0 to {config.n_features - 1}"
-    )
-    refuse(
-        (sample < 0) | (sample >= len(lengths)),
-        "sample",
-        f"is not a row of samples.parquet (0 to {len(lengths) - 1})",
-    )
-    if config.kind == "set":
-        refuse(position != 0, "position", "must be 0 in a set store")
-    else:
-        refuse((position < 0) | (position >= lengths[sample]), "position", "is outside the sample's tokens")
-    refuse(~np.isfinite(value), "value", "is not finite in float32")
-    if negatives is None:
-        refuse(value <= 0, "value", "is not positive in float32 (--negatives drop|abs handles negative ones)")
-    negative = value < 0
-    if negative.any():
-        if negatives == "abs":
-            dropped["negative_made_positive"] = dropped.get("negative_made_positive", 0) + int(negative.sum())
-            value = np.abs(value)
-        else:
-            dropped["negative"] = dropped.get("negative", 0) + int(negative.sum())
-    if (value == 0).any():
-        dropped["zero"] = dropped.get("zero", 0) + int((value == 0).sum())
-    keep = value > 0
-    sample, position, feature = (np.asarray(c)[keep].astype(np.int64) for c in (sample, position, feature))
-    return ActivationBatch(sample, position, feature, value[keep])
-
-
-def read_position_families(
-    bundle: Path, lengths: NDArray[np.int64], kind: str
-) -> dict[str, tuple[NDArray[np.int64], ...]]:
-    """Families of positions: name to (sample, position, level), entries above level 0 only.
-
-    In a set store every sample has the position 0 alone, with or without tokens.
-
-    Raises:
-        BadInput: a column of a wrong type, an index out of range, a negative level, a position twice.
-    """
-    path = bundle / "positions.parquet"
-    if not path.exists():
-        return {}
-    table = read_table(path, ("sample", "position"))
-    for name in table.column_names:
-        column = table.column(name)
-        if not pa.types.is_integer(column.type):
-            raise BadInput(f"{path}: column {name!r} must hold integers, found {column.type}")
-        if column.null_count:
-            raise BadInput(
-                f"{path}, row {int(np.flatnonzero(column.is_null().to_numpy())[0])}: {name} is null"
-            )
-        if not NAME.fullmatch(name):
-            raise BadInput(f"{path}: family {name!r} must be named with letters, digits, '_' and '-'")
-    sample, position = (table.column(c).to_numpy().astype(np.int64) for c in ("sample", "position"))
-    n_positions = lengths[np.clip(sample, 0, len(lengths) - 1)] if kind == "sequence" else 1
-    for bad, reason in (
-        (
-            (sample < 0) | (sample >= len(lengths)),
-            f"sample is not a row of samples.parquet (0 to {len(lengths) - 1})",
-        ),
-        (
-            (position < 0) | (position >= n_positions),
-            "position is outside the sample's tokens"
-            if kind == "sequence"
-            else "position must be 0 in a set store",
-        ),
-    ):
-        if bad.any():
-            raise BadInput(f"{path}, row {int(np.flatnonzero(bad)[0])}: {reason}")
-    key = sample * (int(position.max(initial=0)) + 1) + position
-    _, first = np.unique(key, return_index=True)
-    if len(first) < len(key):
-        again = int(np.setdiff1d(np.arange(len(key)), first)[0])
-        raise BadInput(
-            f"{path}, row {again}: sample {sample[again]}, position {position[again]} is there more than once"
-        )
-    families: dict[str, tuple[NDArray[np.int64], ...]] = {}
-    for name in table.column_names:
-        if name in ("sample", "position"):
-            continue
-        level = table.column(name).to_numpy().astype(np.int64)
-        if (level < 0).any():
-            raise BadInput(
-                f"{path}, row {int(np.flatnonzero(level < 0)[0])}: {name} {level[level < 0][0]} is negative"
-            )
-        families[name] = (sample[level > 0], position[level > 0], level[level > 0])
-    return families
 
 
 def read_matrix(bundle: Path, name: str, shape: tuple[int | None, int | None]) -> NDArray[np.float32]:

@@ -21,6 +21,8 @@ STORE = "store"
 SUMMARISED = ("summarise_features", "choose_examples", "find_neighbours")
 MODULES = (
     "pipeline.importers.bundle",
+    "pipeline.importers.bundle_activations",
+    "pipeline.row_order",
     "pipeline.spool",
     "pipeline.stages.write_postings",
     "pipeline.stages.trace_outputs",

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 from pipeline.checks import Check, describe, enforce, not_run, rounded
 from pipeline.config import ChecksConfig, Execution
-from pipeline.fingerprint import canonical_json, located_files, write_whole
+from pipeline.fingerprint import located_files, write_whole
 from pipeline.source_config import ModelConfig, SaeConfig
 from pipeline.stage import Progress, Stage, Summary
 from pipeline.tokenisation import TokenisedSamples
+from saeinterp_mcp.fingerprint import canonical_json
 from saeinterp_mcp.frozen import Frozen
 
 if TYPE_CHECKING:

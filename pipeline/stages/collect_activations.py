@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 
 from pipeline.batches import padded_batches
 from pipeline.config import CollectConfig, Execution
-from pipeline.fingerprint import canonical_json, located_files, write_whole
+from pipeline.fingerprint import located_files, write_whole
 from pipeline.source_config import ModelConfig, SaeConfig
 from pipeline.stage import Progress, Stage, Summary
 from pipeline.tokenisation import Shard, TokenisedSamples
 from saeinterp_mcp.errors import BadInput
+from saeinterp_mcp.fingerprint import canonical_json
 from saeinterp_mcp.frozen import Frozen
 
 if TYPE_CHECKING:

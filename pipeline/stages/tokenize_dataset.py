@@ -13,12 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.config import Execution, TokenizeConfig
-from pipeline.fingerprint import canonical_json, located_files, write_whole
+from pipeline.fingerprint import located_files, write_whole
 from pipeline.source_config import DatasetConfig, ModelConfig, SaeConfig
 from pipeline.sources.dataset import Document, dataset_files, group_names, read_documents
 from pipeline.stage import Progress, Stage, Summary
 from pipeline.tokenisation import Tokenisation
 from saeinterp_mcp.errors import BadInput
+from saeinterp_mcp.fingerprint import canonical_json
 from saeinterp_mcp.frozen import Frozen
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".msgpack", ".h5")

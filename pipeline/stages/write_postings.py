@@ -10,20 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline.importers.bundle import (
-    BundleConfig,
-    Samples,
-    activation_files,
-    read_activations,
-    read_attributes,
-    read_config,
-    read_position_families,
-    read_samples,
-)
+from pipeline.importers.bundle import BundleConfig, Samples, read_attributes, read_config, read_samples
+from pipeline.importers.bundle_activations import activation_files, read_activations, read_position_families
+from pipeline.row_order import Rows
 from pipeline.spool import Spool
 from saeinterp_mcp.analysis.moments import LabelCounts, Reference, count_labels
-from saeinterp_mcp.analysis.ranges import expand_ranges
-from saeinterp_mcp.analysis.splits import content_unit, order_units
 from saeinterp_mcp.errors import BadInput
 from saeinterp_mcp.store.manifest import FamilyInfo, GroupInfo, Manifest, Segment
 from saeinterp_mcp.store.zarr_store import SHARD, ZarrWriter
@@ -31,70 +22,6 @@ from saeinterp_mcp.store.zarr_store import SHARD, ZarrWriter
 Ints = NDArray[np.int64]
 DRAFT = "draft.json"
 DEFAULT_MEMORY = 1 << 30
-
-
-class _Rows:
-    """Where each sample, token and row of the bundle goes in the store."""
-
-    def __init__(self, config: BundleConfig, samples: Samples) -> None:
-        lengths = samples.lengths
-        starts = np.cumsum(lengths) - lengths
-        names = np.array(samples.token_names, dtype=object)
-        if samples.units is None:
-            words = names[samples.token_index]
-            units = [
-                content_unit(words[s : s + n], config.kind) for s, n in zip(starts, lengths, strict=True)
-            ]
-        else:
-            units = samples.units
-        self.unit_names, self.n_explain_units = order_units(units, config.split_seed)
-        place = {name: i for i, name in enumerate(self.unit_names)}
-        unit = np.array([place[u] for u in units], np.int64)
-        self.source = np.lexsort((np.arange(len(unit)), unit))
-        self.new_sample = np.empty(len(unit), np.int64)
-        self.new_sample[self.source] = np.arange(len(unit))
-        self.sample_unit = unit[self.source]
-        self.lengths = lengths[self.source]
-        self.tokens = sorted(samples.token_names)
-        token_place = {name: i for i, name in enumerate(self.tokens)}
-        to_id = np.array([token_place[t] for t in samples.token_names], np.int64)
-        ids = (
-            to_id[samples.token_index][expand_ranges(starts[self.source], self.lengths)]
-            if len(to_id)
-            else np.zeros(0, np.int64)
-        )
-        if config.kind == "set":
-            keys = np.unique(np.repeat(np.arange(len(unit)), self.lengths) * max(1, len(self.tokens)) + ids)
-            owner, ids = np.divmod(keys, max(1, len(self.tokens)))
-            self.lengths = np.bincount(owner, minlength=len(unit))
-        self.token_ids = ids
-        self.first_token = np.concatenate([[0], np.cumsum(self.lengths)])
-        longest = int(lengths.max(initial=0))
-        excluded = np.zeros(longest + 1, bool)
-        excluded[[p for p in config.excluded_positions if 0 <= p <= longest]] = True
-        self.rank = np.cumsum(~excluded) - (~excluded)
-        self.excluded = excluded
-        n_rows = np.ones(len(unit), np.int64) if config.kind == "set" else self.rank[self.lengths]
-        self.first_row = np.concatenate([[0], np.cumsum(n_rows)])
-        self.n_rows = int(self.first_row[-1])
-        self.row_sample = np.repeat(np.arange(len(unit)), n_rows)
-        allowed = np.flatnonzero(~excluded)
-        index = np.arange(self.n_rows) - self.first_row[self.row_sample]
-        self.row_position = np.zeros(self.n_rows, np.int64) if config.kind == "set" else allowed[index]
-        self.row_unit = self.sample_unit[self.row_sample]
-        self.first_row_of_unit = np.searchsorted(self.row_unit, np.arange(len(self.unit_names) + 1))
-        n_explain_samples = int(np.searchsorted(self.sample_unit, self.n_explain_units))
-        self.n_explain = {
-            "samples": n_explain_samples,
-            "rows": int(self.first_row[n_explain_samples]),
-            "units": self.n_explain_units,
-        }
-        if config.kind == "set":
-            self.entry_row = np.repeat(np.arange(self.n_rows), self.lengths)
-            self.entry_token = self.token_ids
-        else:
-            self.entry_row = np.arange(self.n_rows)
-            self.entry_token = self.token_ids[self.first_token[self.row_sample] + self.row_position]
 
 
 def write_postings(
@@ -111,7 +38,7 @@ def write_postings(
     """
     config = read_config(bundle)
     samples = read_samples(bundle, config)
-    rows = _Rows(config, samples)
+    rows = Rows(config, samples)
     if not rows.n_rows:
         raise BadInput(f"{bundle / 'samples.parquet'} has no counted position: every position is excluded")
     writer = ZarrWriter(out)
@@ -171,7 +98,7 @@ def write_postings(
 
 
 def _write_families(
-    bundle: Path, config: BundleConfig, samples: Samples, rows: _Rows, writer: ZarrWriter, warnings: list[str]
+    bundle: Path, config: BundleConfig, samples: Samples, rows: Rows, writer: ZarrWriter, warnings: list[str]
 ) -> tuple[FamilyInfo, ...]:
     known = {token: i for i, token in enumerate(rows.tokens)}
     families = []
@@ -205,7 +132,7 @@ def _write_families(
     return tuple(families)
 
 
-def _write_codes(writer: ZarrWriter, rows: _Rows, info: FamilyInfo, codes: Ints) -> None:
+def _write_codes(writer: ZarrWriter, rows: Rows, info: FamilyInfo, codes: Ints) -> None:
     if len(info.levels) > 65_000:
         raise BadInput(f"family {info.name!r} has {len(info.levels)} levels; at most 65000 can be stored")
     writer.put(f"codes/{info.name}", codes.astype(np.uint8 if len(info.levels) < 255 else np.uint16))
@@ -214,7 +141,7 @@ def _write_codes(writer: ZarrWriter, rows: _Rows, info: FamilyInfo, codes: Ints)
 
 
 def _write_groups(
-    bundle: Path, config: BundleConfig, samples: Samples, rows: _Rows, writer: ZarrWriter
+    bundle: Path, config: BundleConfig, samples: Samples, rows: Rows, writer: ZarrWriter
 ) -> tuple[GroupInfo, ...]:
     listed = {group.name: group for group in config.groups}
     order = [g.name for g in config.groups] + sorted(set(samples.groups) - set(listed))
@@ -236,7 +163,7 @@ def _write_groups(
 
 def _write_counts(
     writer: ZarrWriter,
-    rows: _Rows,
+    rows: Rows,
     label_set: str,
     row: Ints,
     label: Ints,
@@ -265,7 +192,7 @@ def _write_counts(
 
 def _write_tables(
     writer: ZarrWriter,
-    rows: _Rows,
+    rows: Rows,
     samples: Samples,
     config: BundleConfig,
     families: tuple[FamilyInfo, ...],
@@ -346,7 +273,7 @@ def _write_activations(
     out: Path,
     config: BundleConfig,
     samples: Samples,
-    rows: _Rows,
+    rows: Rows,
     writer: ZarrWriter,
     negatives: str | None,
     memory: int,
@@ -427,7 +354,7 @@ class _Appender:
             self._writer.write(self._name, self._at, np.concatenate(self._pieces))
 
 
-def _duplicate(files: list[Path], negatives: str | None, rows: _Rows, feature: int, row: int) -> BadInput:
+def _duplicate(files: list[Path], negatives: str | None, rows: Rows, feature: int, row: int) -> BadInput:
     """The error for an activation that is there twice, with the place of the second one."""
     sample = int(rows.source[rows.row_sample[row]])
     position = int(rows.row_position[row])

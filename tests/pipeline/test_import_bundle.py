@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from pipeline.importers import bundle as bundle_module
+from pipeline.importers import bundle_activations
 from pipeline.importers.run_import import import_bundle
 from pipeline.verify import verify_store
 from saeinterp_mcp.errors import BadInput
@@ -729,7 +730,7 @@ def test_a_sequence_bundle_that_does_not_fit_is_refused(case: Case, code: Path) 
 
 
 def test_a_row_is_counted_over_batches(gear: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bundle_module, "BATCH_ROWS", 2)
+    monkeypatch.setattr(bundle_activations, "BATCH_ROWS", 2)
     fires(*GEAR_ROWS, (0, 5, 0, float("nan")))(gear)
     assert refusal(gear) == "BUNDLE/activations.parquet, row 4: value nan is not finite in float32"
 
@@ -865,10 +866,10 @@ def assert_activations_are_read(bundle: Path, expected: list[Row]) -> None:
     """What the importer reads, without making a store of it."""
     config = bundle_module.read_config(bundle)
     samples = bundle_module.read_samples(bundle, config)
-    files = bundle_module.activation_files(bundle)
+    files = bundle_activations.activation_files(bundle)
     found = [
         row
-        for batch in bundle_module.read_activations(files, config, samples.lengths, None, {})
+        for batch in bundle_activations.read_activations(files, config, samples.lengths, None, {})
         for row in zip(
             batch.feature.tolist(),
             batch.sample.tolist(),

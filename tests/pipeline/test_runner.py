@@ -12,11 +12,12 @@ import pytest
 
 from pipeline.artifact import Artifact, ArtifactWriter, Identity, changed_values
 from pipeline.config import CollectConfig, Execution, OutputsConfig, RunConfig
-from pipeline.fingerprint import FileHashes, canonical_json
+from pipeline.fingerprint import FileHashes
 from pipeline.progress import LogReporter, summary_line
 from pipeline.runner import run_stages, sole_use
 from pipeline.stage import Progress, Stage, Summary
 from saeinterp_mcp.errors import BadInput, BadStore
+from saeinterp_mcp.fingerprint import canonical_json
 from saeinterp_mcp.frozen import Frozen
 from tests.pipeline.conftest import STAGES, SmallRun
 from tests.pipeline.recorded import Recorder
