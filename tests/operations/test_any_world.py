@@ -1,0 +1,87 @@
+"""No question fails on any world: empty splits, empty samples, dead features, one unit; and what it says adds up."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from saeinterp_mcp.errors import SaeInterpError
+from saeinterp_mcp.operations.decoder_influence import decoder_influence
+from saeinterp_mcp.operations.family_heatmap import draw_heatmap, family_heatmap
+from saeinterp_mcp.operations.family_sweep import family_sweep
+from saeinterp_mcp.operations.feature_examples import feature_examples
+from saeinterp_mcp.operations.feature_overview import feature_overview
+from saeinterp_mcp.operations.features_search import features_search
+from saeinterp_mcp.operations.group_sweep import group_sweep
+from saeinterp_mcp.operations.similar_features import similar_features
+from saeinterp_mcp.operations.store_status import store_status
+from saeinterp_mcp.store.memory_store import World, memory_store
+from saeinterp_mcp.store.served import ServedStores
+from tests.worlds import builds, has_rows, worlds
+
+
+def answer(question: Callable[[], Any]) -> Any:
+    """The answer as JSON values, or None for a refusal with a message."""
+    try:
+        found = question()
+    except SaeInterpError:
+        return None
+    text = found.model_dump_json()
+    assert "NaN" not in text
+    assert "Infinity" not in text
+    return json.loads(text)
+
+
+@settings(
+    max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
+@given(world=worlds(), data=st.data())
+def test_every_question_is_answered_or_refused_with_a_reason(world: World, data: st.DataObject) -> None:
+    assume(has_rows(world))
+    store = memory_store(world)
+    feature = data.draw(st.integers(0, world.n_features - 1))
+    split = data.draw(st.sampled_from(["explain", "all"]))
+    min_n = data.draw(st.sampled_from([1, 20]))
+    where = data.draw(st.sampled_from([None, "activation>0", "activation=0", "not activation>=0"]))
+    scope = data.draw(st.sampled_from(["at", "before", "sample"])) if store.is_sequence else "at"
+    rows: dict[str, Any] = {"where": where, "split": split, "scope": scope}
+    answer(lambda: store_status(ServedStores([store])))
+    answer(lambda: features_search(store, split=split))
+    for token in store.tokens[:2]:
+        answer(lambda token=token: features_search(store, query=token, split=split))
+    overview = answer(lambda: feature_overview(store, feature, **rows))
+    assert overview is not None
+    firing = overview["firing"]
+    assert 0 <= firing["n_firing"] <= firing["n"] <= store.n_rows(split)
+    if firing["n"]:
+        assert (
+            firing["rate_low"] is None or firing["rate_low"] <= firing["firing_rate"] <= firing["rate_high"]
+        )
+    for pick in ("top", "spread", "core", "near_miss", "silent"):
+        answer(lambda pick=pick: feature_examples(store, feature, pick=pick, **rows))
+    answer(lambda: similar_features(store, feature, **rows))
+    answer(lambda: decoder_influence(store, feature))
+    for group in store.groups:
+        swept = answer(lambda group=group: group_sweep(store, feature, group, min_n=min_n, limit=200, **rows))
+        assert sum(row[1] for row in swept["rows"]) == firing["n"]
+        assert sum(row[3] for row in swept["rows"]) == firing["n_firing"]
+    for family in store.families:
+        swept = answer(lambda family=family: family_sweep(store, feature, family, min_n=min_n, **rows))
+        assert swept["baseline"]["n"] + sum(row[1] for row in swept["rows"]) == firing["n"]
+        for row in swept["rows"]:
+            cell = dict(zip(swept["columns"], row, strict=True))
+            if cell["ci_low"] is not None:
+                assert cell["ci_low"] <= cell["mean"] * (1 + 1e-5)
+                assert cell["mean"] <= cell["ci_high"] * (1 + 1e-5)
+            assert cell["reason"] is not None or cell["effect"] is not None
+    names = list(store.families)
+    if len(names) > 1:
+        answer(lambda: family_heatmap(store, feature, names[0], names[1], min_n=min_n, **rows))
+
+
+def test_a_heatmap_without_any_estimate_can_be_drawn() -> None:
+    heatmap = family_heatmap(memory_store(builds()), 0, "swim", "ninja")
+    assert heatmap.peak is None
+    assert draw_heatmap(heatmap).startswith(b"\x89PNG")
