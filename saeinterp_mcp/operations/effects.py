@@ -167,17 +167,10 @@ class Effects:
     def only(self, pick: Ints) -> "Effects":
         """The same for some labels; their q stays that of all."""
 
-        def cut(moments: Moments) -> Moments:
-            return Moments(
-                label=_picked(moments.label, pick),
-                reference=_picked(moments.reference, pick),
-                cross=_picked(moments.cross, pick),
-            )
-
         return replace(
             self,
-            strength=cut(self.strength),
-            firing=cut(self.firing),
+            strength=_cut(self.strength, pick),
+            firing=_cut(self.firing, pick),
             first_is_reference=False,
             q=self.q[pick],
         )
@@ -236,14 +229,31 @@ def p_values(strength: Moments, firing: Moments) -> Floats:
     Where both have enough firing units for an interval, the test on the interval's own scale. A label that hardly
     fires, and more seldom than its reference, is judged by its rarity; else the score test. Sizes: docs/intervals.md.
     """
+    many = [side.n_firing_units >= MIN_FIRING_UNITS for side in (firing.label, firing.reference)]
     with np.errstate(invalid="ignore", divide="ignore"):
-        many = [side.n_firing_units >= MIN_FIRING_UNITS for side in (firing.label, firing.reference)]
-        ratio = intervals.ratio_test(strength.label, strength.reference, strength.cross)
-        score = intervals.score_test(strength.label, strength.reference, strength.cross)
-        rare = intervals.rare_firing_p(firing.label, firing.reference)
         seldom = ~many[0] & many[1] & (intervals.mean(firing.label) < intervals.mean(firing.reference))
-        few = np.where(seldom, np.where(firing.label.s == 0, rare, np.fmax(score, rare)), score)
-        return np.where(many[0] & many[1], ratio, few)
+        silent = firing.label.s == 0
+        p = np.full(len(seldom), np.nan)
+        pick = np.flatnonzero(many[0] & many[1])
+        p[pick] = intervals.ratio_test(*_sides(_cut(strength, pick)))
+        pick = np.flatnonzero(~(many[0] & many[1]) & ~(seldom & silent))
+        p[pick] = intervals.score_test(*_sides(_cut(strength, pick)))
+        pick = np.flatnonzero(seldom)
+        rare = intervals.rare_firing_p(*_sides(_cut(firing, pick))[:2])
+        p[pick] = np.where(silent[pick], rare, np.fmax(p[pick], rare))
+    return p
+
+
+def _sides(moments: Moments) -> tuple[Arm, Arm, Cross]:
+    return moments.label, moments.reference, moments.cross
+
+
+def _cut(moments: Moments, pick: Ints) -> Moments:
+    return Moments(
+        label=_picked(moments.label, pick),
+        reference=_picked(moments.reference, pick),
+        cross=_picked(moments.cross, pick),
+    )
 
 
 def _tested(

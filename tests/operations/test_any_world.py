@@ -22,10 +22,10 @@ from saeinterp_mcp.store.served import ServedStores
 from tests.worlds import builds, has_rows, worlds
 
 
-def answer(question: Callable[[], Any]) -> Any:
+def answer(question: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
     """The answer as JSON values, or None for a refusal with a message."""
     try:
-        found = question()
+        found = question(*arguments, **named)
     except SaeInterpError:
         return None
     text = found.model_dump_json()
@@ -47,11 +47,11 @@ def test_every_question_is_answered_or_refused_with_a_reason(world: World, data:
     where = data.draw(st.sampled_from([None, "activation>0", "activation=0", "not activation>=0"]))
     scope = data.draw(st.sampled_from(["at", "before", "sample"])) if store.is_sequence else "at"
     rows: dict[str, Any] = {"where": where, "split": split, "scope": scope}
-    answer(lambda: store_status(ServedStores([store])))
-    answer(lambda: features_search(store, split=split))
+    answer(store_status, ServedStores([store]))
+    answer(features_search, store, split=split)
     for token in store.tokens[:2]:
-        answer(lambda token=token: features_search(store, query=token, split=split))
-    overview = answer(lambda: feature_overview(store, feature, **rows))
+        answer(features_search, store, query=token, split=split)
+    overview = answer(feature_overview, store, feature, **rows)
     assert overview is not None
     firing = overview["firing"]
     assert 0 <= firing["n_firing"] <= firing["n"] <= store.n_rows(split)
@@ -60,15 +60,15 @@ def test_every_question_is_answered_or_refused_with_a_reason(world: World, data:
             firing["rate_low"] is None or firing["rate_low"] <= firing["firing_rate"] <= firing["rate_high"]
         )
     for pick in ("top", "spread", "core", "near_miss", "silent"):
-        answer(lambda pick=pick: feature_examples(store, feature, pick=pick, **rows))
-    answer(lambda: similar_features(store, feature, **rows))
-    answer(lambda: decoder_influence(store, feature))
+        answer(feature_examples, store, feature, pick=pick, **rows)
+    answer(similar_features, store, feature, **rows)
+    answer(decoder_influence, store, feature)
     for group in store.groups:
-        swept = answer(lambda group=group: group_sweep(store, feature, group, min_n=min_n, limit=200, **rows))
+        swept = answer(group_sweep, store, feature, group, min_n=min_n, limit=200, **rows)
         assert sum(row[1] for row in swept["rows"]) == firing["n"]
         assert sum(row[3] for row in swept["rows"]) == firing["n_firing"]
     for family in store.families:
-        swept = answer(lambda family=family: family_sweep(store, feature, family, min_n=min_n, **rows))
+        swept = answer(family_sweep, store, feature, family, min_n=min_n, **rows)
         assert swept["baseline"]["n"] + sum(row[1] for row in swept["rows"]) == firing["n"]
         for row in swept["rows"]:
             cell = dict(zip(swept["columns"], row, strict=True))
@@ -78,7 +78,7 @@ def test_every_question_is_answered_or_refused_with_a_reason(world: World, data:
             assert cell["reason"] is not None or cell["effect"] is not None
     names = list(store.families)
     if len(names) > 1:
-        answer(lambda: family_heatmap(store, feature, names[0], names[1], min_n=min_n, **rows))
+        answer(family_heatmap, store, feature, names[0], names[1], min_n=min_n, **rows)
 
 
 def test_a_heatmap_without_any_estimate_can_be_drawn() -> None:
