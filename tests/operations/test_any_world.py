@@ -17,6 +17,7 @@ from saeinterp_mcp.operations.features_search import features_search
 from saeinterp_mcp.operations.group_sweep import group_sweep
 from saeinterp_mcp.operations.similar_features import similar_features
 from saeinterp_mcp.operations.store_status import store_status
+from saeinterp_mcp.store.manifest import SPLITS, Split
 from saeinterp_mcp.store.memory_store import World, memory_store
 from saeinterp_mcp.store.served import ServedStores
 from tests.worlds import builds, has_rows, worlds
@@ -42,7 +43,7 @@ def test_every_question_is_answered_or_refused_with_a_reason(world: World, data:
     assume(has_rows(world))
     store = memory_store(world)
     feature = data.draw(st.integers(0, world.n_features - 1))
-    split = data.draw(st.sampled_from(["explain", "all"]))
+    split: Split = data.draw(st.sampled_from(SPLITS))
     min_n = data.draw(st.sampled_from([1, 20]))
     where = data.draw(st.sampled_from([None, "activation>0", "activation=0", "not activation>=0"]))
     scope = data.draw(st.sampled_from(["at", "before", "sample"])) if store.is_sequence else "at"
