@@ -1,5 +1,6 @@
-"""The command `saeinterp-pipeline`: build, import, verify, status."""
+"""The command `saeinterp-pipeline`: build, import, export, verify, status."""
 
+import errno
 import json
 import sys
 import traceback
@@ -8,14 +9,20 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from saeinterp_mcp.errors import BadInput, BadStore, SaeInterpError, nearest
+from saeinterp_mcp.errors import BadInput, BadStore, SaeInterpError
+
+DISK_SAYS_NO = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Make, check and look at stores of SAE activations.",
 )
-IMPORTERS = ("bundle",)
+IMPORTERS = ("bundle", "batch-zarr", "transposed-zarr", "neuron-acts", "npz", "hdf5", "examples")
+EXPORTERS = (
+    "batch-zarr", "transposed-zarr", "neuron-acts", "examples", "histograms", "idf", "influences", "bundle",
+)  # fmt: skip
+"""Written out here too, so that `--help` needs no import; a test compares them."""
 
 
 @app.command()
@@ -35,26 +42,91 @@ def build(
 
 @app.command("import")
 def import_(
-    format: Annotated[str, typer.Argument(help="Format of the source: bundle")],
+    format: Annotated[str, typer.Argument(help=f"Format of the source: {', '.join(IMPORTERS)}")],
     source: Annotated[Path, typer.Argument(help="Where it is")],
     out: Annotated[Path, typer.Option(help="Folder of the store, which must not exist")],
+    metadata: Annotated[
+        Path | None, typer.Option(help="Tables with tokens and groups, where the source has none")
+    ] = None,
+    vocab: Annotated[Path | None, typer.Option(help="{token: id}; without it tokens are their ids")] = None,
+    weapon_vocab: Annotated[Path | None, typer.Option(help="{weapon: id}")] = None,
+    families: Annotated[
+        Path | None, typer.Option(help="YAML list of families; default: by the names of tokens")
+    ] = None,
+    decoder: Annotated[Path | None, typer.Option(help=".npy, [n_features, d_model]")] = None,
+    unembedding: Annotated[Path | None, typer.Option(help=".npy, [d_model, n_outputs]")] = None,
+    output_tokens: Annotated[Path | None, typer.Option(help="JSON list, or vocabulary, of outputs")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the store; default: of the source")] = None,
+    n_features: Annotated[int | None, typer.Option(min=1, help="Where the source does not say")] = None,
+    n_samples: Annotated[int | None, typer.Option(min=1, help="Where the source does not say")] = None,
+    split_seed: Annotated[int, typer.Option(min=0, help="Seed of the explain and held-out units")] = 0,
+    trust_arrays: Annotated[
+        bool, typer.Option(help="Take arrays for whole without the record of a finished conversion")
+    ] = False,
     negatives: Annotated[
         str | None, typer.Option(help="drop or abs; without it negative activations are refused")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the examples drawn")] = 0,
+    workers: Annotated[int, typer.Option(min=1, help="Worker processes")] = 1,
     max_memory: Annotated[float | None, typer.Option(help="GB to stay under while sorting")] = None,
 ) -> None:
-    """Make a store of somebody's activations, without a model."""
+    """Make a store of somebody's activations, without a model. Killed, it goes on where it was."""
     from pipeline.config import Execution
-    from pipeline.importers.run_import import import_bundle
+    from pipeline.importers.run_import import import_source
 
-    if format not in IMPORTERS:
-        raise BadInput(f"no importer for {format!r}; {nearest(format, IMPORTERS)}")
     if negatives not in (None, "drop", "abs"):
         raise BadInput(f"--negatives is drop or abs, not {negatives!r}")
-    chosen = None if negatives is None else ("drop" if negatives == "drop" else "abs")
-    import_bundle(source, out, chosen, seed, Execution(max_memory_gb=max_memory))  # type: ignore[arg-type]
+    import_source(
+        format,
+        source,
+        out,
+        negatives=None if negatives is None else "drop" if negatives == "drop" else "abs",
+        seed=seed,
+        execution=Execution(workers=workers, max_memory_gb=max_memory),
+        metadata=metadata,
+        vocab=vocab,
+        weapon_vocab=weapon_vocab,
+        families=families,
+        decoder=decoder,
+        unembedding=unembedding,
+        output_tokens=output_tokens,
+        name=name,
+        n_features=n_features,
+        n_samples=n_samples,
+        split_seed=split_seed or None,
+        trust_arrays=trust_arrays,
+    )
     typer.echo(f"{out}")
+
+
+@app.command()
+def export(
+    format: Annotated[str, typer.Argument(help=f"Format to write: {', '.join(EXPORTERS)}")],
+    store: Annotated[Path, typer.Argument(help="Folder of a store")],
+    out: Annotated[Path, typer.Option(help="Folder to write, which must not exist")],
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows of a batch")] = 500_000,
+    zarr_format: Annotated[int, typer.Option(min=2, max=3, help="Version of Zarr")] = 3,
+    top_k: Annotated[
+        int | None, typer.Option(min=1, help="Examples of a feature (100), or outputs on either side (30)")
+    ] = None,
+    threshold: Annotated[float, typer.Option(min=0, help="Examples are above this")] = 0.1,
+    bins: Annotated[int, typer.Option(min=1, help="Bins of a histogram")] = 100,
+    workers: Annotated[int, typer.Option(min=1, help="Worker processes")] = 1,
+) -> None:
+    """Write a store in the storage guide's formats, or back as a bundle; rows in the order of the original input."""
+    from pipeline.exporters.run_export import ExportOptions, export_store
+
+    options = ExportOptions(
+        batch_size=batch_size,
+        zarr_format=2 if zarr_format == 2 else 3,
+        top_k=top_k,
+        threshold=threshold,
+        bins=bins,
+        workers=workers,
+    )
+    written = export_store(format, store, out, options)
+    counts = ", ".join(f"{n:,} {what}" for what, n in written.items())
+    typer.echo(f"{out}: {counts}")
 
 
 @app.command()
@@ -95,6 +167,16 @@ def main() -> None:
         _fail(str(error), 3)
     except SaeInterpError as error:
         _fail(str(error), 2)
+    except OSError as error:
+        if error.errno not in DISK_SAYS_NO:
+            traceback.print_exc()
+            _fail("this is a bug of saeinterp; please report it with the lines above", 1)
+        where = f"{error.filename}: " if error.filename else ""
+        _fail(
+            f"{where}{error.strerror}. Free space, or name another folder with --out; nothing was published, what "
+            "is done is kept, and the same command goes on with it.",
+            2,
+        )
     except Exception:
         traceback.print_exc()
         _fail("this is a bug of saeinterp; please report it with the lines above", 1)

@@ -8,6 +8,13 @@ from saeinterp_mcp.frozen import Frozen
 
 STORE_VARIABLE = "SAEINTERP_STORE"
 DEMO_VARIABLE = "SAEINTERP_DEMO_STORE"
+ACTIVATION_VARIABLES = {
+    "data_dir": "ACTIVATION_DATA_DIR",
+    "transposed_dir": "ACTIVATION_TRANSPOSED_DIR",
+    "neuron_acts_dir": "ACTIVATION_NEURON_ACTS_DIR",
+    "examples_dir": "ACTIVATION_EXAMPLES_DIR",
+}
+"""Folder of the storage guide's formats to the variable that names it."""
 VERSION = version("saeinterp-mcp")
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -28,6 +35,12 @@ class Settings(Frozen):
         demo = os.environ.get(DEMO_VARIABLE)
         stores = tuple(location for location in locations if location)
         return cls(stores=stores, demo_store=Path(demo)) if demo else cls(stores=stores)
+
+
+def activation_folders() -> dict[str, Path]:
+    """The folders that the storage guide's variables name, those that are set."""
+    named = {folder: os.environ.get(variable) for folder, variable in ACTIVATION_VARIABLES.items()}
+    return {folder: Path(place) for folder, place in named.items() if place}
 
 
 def shipped_text(folder: str, name: str) -> str:

@@ -5,7 +5,7 @@ Every refusal names the file, the row (from 0) where there is one, and the reaso
 
 import re
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -16,10 +16,12 @@ from pydantic import Field, NonNegativeInt, field_validator, model_validator
 
 from saeinterp_mcp.errors import BadInput, nearest
 from saeinterp_mcp.frozen import Frozen, FrozenFile
+from saeinterp_mcp.store.manifest import Kind
+from saeinterp_mcp.store.sample_table import NONE_VALUE, SampleTable, Units
 
-NONE_VALUE = "(none)"
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 U32_LIMIT = 2**32 - 1
+SAMPLE_BATCH = 65_536
 
 
 class FamilyConfig(Frozen):
@@ -111,19 +113,6 @@ class BundleConfig(FrozenFile):
         return self
 
 
-class Samples(NamedTuple):
-    """The samples of a bundle, in its own order."""
-
-    lengths: NDArray[np.int64]
-    """(N,) tokens of each sample."""
-    token_index: NDArray[np.int64]
-    """(T,) index into `token_names`."""
-    token_names: list[str]
-    units: list[str] | None
-    groups: dict[str, tuple[NDArray[np.int64], list[str]]]
-    """Group name to (N,) codes and the values they index, sorted."""
-
-
 def read_config(bundle: Path) -> BundleConfig:
     """Read `bundle.yaml`.
 
@@ -163,60 +152,149 @@ def need_columns(path: Path, present: list[str], needed: tuple[str, ...]) -> Non
         raise BadInput(f"{path} has more than one column {twice[0]!r}")
 
 
-def read_samples(bundle: Path, config: BundleConfig) -> Samples:
-    """Read `samples.parquet`: tokens, units and groups.
+def read_samples(bundle: Path, config: BundleConfig) -> SampleTable:
+    """Read `samples.parquet` in batches: tokens, units and groups.
 
     Raises:
         BadInput: a column is missing or of a wrong type, a token is null, a listed group is missing.
     """
     path = bundle / "samples.parquet"
-    table = read_table(path, ("tokens",))
-    if table.num_rows == 0:
-        raise BadInput(f"{path} holds no sample")
-    tokens = table.column("tokens").combine_chunks()
-    if isinstance(tokens, pa.ChunkedArray):
-        tokens = pa.concat_arrays(tokens.chunks)
-    if not (pa.types.is_list(tokens.type) or pa.types.is_large_list(tokens.type)):
-        raise BadInput(f"{path}: column 'tokens' must hold lists of strings, found {tokens.type}")
-    if tokens.null_count:
-        row = int(np.flatnonzero(tokens.is_null().to_numpy(zero_copy_only=False))[0])
-        raise BadInput(f"{path}, row {row}: tokens is null; a sample without tokens has an empty list")
-    lengths = pc.list_value_length(tokens).to_numpy(zero_copy_only=False).astype(np.int64)
-    flat = tokens.flatten()
-    if pa.types.is_null(flat.type):
-        flat = flat.cast(pa.string())
-    if not _is_text(flat.type):
-        raise BadInput(f"{path}: column 'tokens' must hold lists of strings, found lists of {flat.type}")
-    if flat.null_count:
-        at = int(np.flatnonzero(flat.is_null().to_numpy(zero_copy_only=False))[0])
-        raise BadInput(
-            f"{path}, row {int(np.searchsorted(np.cumsum(lengths), at, side='right'))}: a token is null"
-        )
-    coded = flat if pa.types.is_dictionary(flat.type) else flat.dictionary_encode()
-    token_index = coded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
-    token_names = [str(t) for t in coded.dictionary.to_pylist()]
-    units = None
-    if "unit" in table.column_names:
-        column = table.column("unit")
-        if column.null_count:
-            row = int(np.flatnonzero(column.is_null().to_numpy())[0])
-            raise BadInput(f"{path}, row {row}: unit is null")
-        units = [str(u) for u in column.to_pylist()]
-    groups = {}
-    for name in table.column_names:
-        if name in ("tokens", "unit"):
-            continue
-        column = table.column(name)
-        if _is_text(column.type):
-            groups[name] = _group_codes(path, name, column)
-        elif name in (listed.name for listed in config.groups):
-            raise BadInput(f"{path}: group {name!r} must hold strings or categories, found {column.type}")
-    for listed in config.groups:
-        if listed.name not in groups:
+    if not path.is_file():
+        raise BadInput(f"{path} is missing")
+    try:
+        source = pq.ParquetFile(path)
+    except (pa.ArrowException, OSError) as error:
+        raise BadInput(f"{path} is not a Parquet file: {str(error).splitlines()[0]}") from error
+    with source:
+        schema = source.schema_arrow
+        need_columns(path, schema.names, ("tokens",))
+        kind = schema.field("tokens").type
+        if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
+            raise BadInput(f"{path}: column 'tokens' must hold lists of strings, found {kind}")
+        if not (_is_text(kind.value_type) or pa.types.is_null(kind.value_type)):
             raise BadInput(
-                f"{path} has no column for the group {listed.name!r} of bundle.yaml; {nearest(listed.name, groups)}"
+                f"{path}: column 'tokens' must hold lists of strings, found lists of {kind.value_type}"
             )
-    return Samples(lengths, token_index, token_names, units, groups)
+        if source.metadata.num_rows == 0:
+            raise BadInput(f"{path} holds no sample")
+        groups = _group_columns(path, schema, config)
+        reader = _SampleReader(path, groups, "unit" in schema.names)
+        columns = ["tokens", *(["unit"] if reader.with_units else []), *groups]
+        try:
+            for batch in source.iter_batches(SAMPLE_BATCH, columns=columns):
+                reader.add(batch)
+        except (pa.ArrowException, OSError) as error:
+            raise BadInput(f"{path} is damaged after row {reader.n}: {str(error).splitlines()[0]}") from error
+    return reader.table(config.kind)
+
+
+def _group_columns(path: Path, schema: pa.Schema, config: BundleConfig) -> list[str]:
+    listed = [group.name for group in config.groups]
+    groups = []
+    for field in schema:
+        if field.name in ("tokens", "unit"):
+            continue
+        if _is_text(field.type):
+            if not NAME.fullmatch(field.name):
+                raise BadInput(
+                    f"{path}: group column {field.name!r} must be named with letters, digits, '_' and '-'"
+                )
+            groups.append(field.name)
+        elif field.name in listed:
+            raise BadInput(
+                f"{path}: group {field.name!r} must hold strings or categories, found {field.type}"
+            )
+    for name in listed:
+        if name not in groups:
+            raise BadInput(
+                f"{path} has no column for the group {name!r} of bundle.yaml; {nearest(name, groups)}"
+            )
+    return groups
+
+
+class _SampleReader:
+    """Collects batches of samples in narrow columns."""
+
+    def __init__(self, path: Path, groups: list[str], with_units: bool) -> None:
+        self._path, self.with_units = path, with_units
+        self.n = 0
+        self._lengths: list[NDArray[np.int64]] = []
+        self._tokens, self._units = _Coder(), list[pa.Array]()
+        self._groups = {name: _Coder() for name in groups}
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Check and keep a batch."""
+        tokens = batch.column("tokens")
+        if tokens.null_count:
+            row = self.n + _first_null(tokens)
+            raise BadInput(
+                f"{self._path}, row {row}: tokens is null; a sample without tokens has an empty list"
+            )
+        lengths = pc.list_value_length(tokens).to_numpy(zero_copy_only=False).astype(np.int64)
+        flat = tokens.flatten()
+        if flat.null_count:
+            row = int(np.searchsorted(np.cumsum(lengths), _first_null(flat), side="right"))
+            raise BadInput(f"{self._path}, row {self.n + row}: a token is null")
+        self._tokens.add(flat.cast(pa.string()) if pa.types.is_null(flat.type) else flat)
+        self._lengths.append(lengths)
+        if self.with_units:
+            column = batch.column("unit")
+            if column.null_count:
+                raise BadInput(f"{self._path}, row {self.n + _first_null(column)}: unit is null")
+            text = column if _is_text(column.type) else pa.array([str(u) for u in column.to_pylist()])
+            self._units.append(text.cast(pa.large_string()))
+        for name, coder in self._groups.items():
+            coder.add(pc.fill_null(batch.column(name).cast(pa.large_string()), NONE_VALUE))
+        self.n += batch.num_rows
+
+    def table(self, kind: Kind) -> SampleTable:
+        """Everything that was read."""
+        units = None
+        if self.with_units:
+            coded = pa.chunked_array(self._units, pa.large_string()).combine_chunks().dictionary_encode()
+            units = Units(
+                coded.indices.to_numpy(zero_copy_only=False).astype(np.int32, copy=False), coded.dictionary
+            )
+        return SampleTable(
+            kind,
+            np.concatenate(self._lengths),
+            self._tokens.codes(),
+            list(self._tokens.place),
+            units,
+            {name: coder.sorted() for name, coder in self._groups.items()},
+        )
+
+
+class _Coder:
+    """Strings as numbers, in order of appearance."""
+
+    def __init__(self) -> None:
+        self.place: dict[str, int] = {}
+        self._codes: list[NDArray[np.int32]] = []
+
+    def add(self, text: pa.Array) -> None:
+        """Code some strings."""
+        if pa.types.is_dictionary(text.type):  # it may hold values that no sample has
+            text = text.cast(pa.large_string())
+        coded = text.dictionary_encode()
+        names = [str(t) for t in coded.dictionary.to_pylist()]
+        here = np.array([self.place.setdefault(name, len(self.place)) for name in names] or [0], np.int32)
+        self._codes.append(here[coded.indices.to_numpy(zero_copy_only=False).astype(np.int64)])
+
+    def codes(self) -> NDArray[np.int32]:
+        """All codes, one after the other."""
+        return np.concatenate(self._codes) if self._codes else np.zeros(0, np.int32)
+
+    def sorted(self) -> tuple[NDArray[np.int32], list[str]]:
+        """Codes into the sorted values, and these."""
+        values = sorted(self.place)
+        moved = np.empty(max(1, len(values)), np.int32)
+        moved[[self.place[v] for v in values]] = np.arange(len(values))
+        return moved[self.codes()], values
+
+
+def _first_null(column: pa.Array) -> int:
+    return int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -224,21 +302,6 @@ def _is_text(kind: pa.DataType) -> bool:
     return bool(
         pa.types.is_string(value) or pa.types.is_large_string(value) or pa.types.is_string_view(value)
     )
-
-
-def _group_codes(path: Path, name: str, column: pa.ChunkedArray) -> tuple[NDArray[np.int64], list[str]]:
-    if not NAME.fullmatch(name):
-        raise BadInput(f"{path}: group column {name!r} must be named with letters, digits, '_' and '-'")
-    filled = pc.fill_null(column.cast(pa.large_string()), NONE_VALUE).combine_chunks()
-    coded = filled.dictionary_encode()
-    if isinstance(coded, pa.ChunkedArray):
-        coded = coded.combine_chunks()
-    values = [str(v) for v in coded.dictionary.to_pylist()]
-    order = sorted(range(len(values)), key=values.__getitem__)
-    place = np.empty(len(values), np.int64)
-    place[order] = np.arange(len(values))
-    codes = place[coded.indices.to_numpy(zero_copy_only=False).astype(np.int64)]
-    return codes, [values[i] for i in order]
 
 
 def read_attributes(bundle: Path, group: GroupConfig, values: list[str]) -> dict[str, tuple[str, ...]]:

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from pipeline.importers.bundle import NAME, BundleConfig, need_columns, read_table
 from saeinterp_mcp.errors import BadInput
 
-BATCH_ROWS = 1 << 20
+BATCH_ROWS = 1 << 19
+PART_ROWS = 1 << 21
 
 
 def activation_files(bundle: Path) -> list[Path]:
@@ -44,33 +45,34 @@ class ActivationBatch(NamedTuple):
 ACTIVATION_COLUMNS = ("feature", "sample", "position", "value")
 
 
-def read_activations(
-    files: list[Path],
-    config: BundleConfig,
-    lengths: NDArray[np.int64],
-    negatives: str | None,
-    dropped: dict[str, int],
-) -> Iterator[ActivationBatch]:
-    """All activations in batches, checked.
+class FilePart(NamedTuple):
+    """Consecutive row groups of one file."""
 
-    Args:
-        files: the activation files.
-        config: of the bundle.
-        lengths: (N,) tokens of each sample.
-        negatives: None refuses values that are not positive and finite; `drop` or `abs` handles negative ones.
-        dropped: counts what was left out, by reason.
+    path: Path
+    row_groups: tuple[int, ...]
+    first: int
+    """The row of the file where they begin."""
+    n: int
+    """Rows."""
+
+
+def activation_parts(files: list[Path], size: int = PART_ROWS) -> list[FilePart]:
+    """The files in parts of about `size` rows, as far as their row groups allow.
 
     Raises:
-        BadInput: file, row and reason of the first entry that does not fit.
+        BadInput: not Parquet, or a column is missing or of a wrong type.
     """
+    parts = []
     for path in files:
         try:
-            source = pq.ParquetFile(path)
+            with pq.ParquetFile(path) as source:
+                schema = source.schema_arrow
+                rows = [source.metadata.row_group(i).num_rows for i in range(source.num_row_groups)]
         except (pa.ArrowException, OSError) as error:
             raise BadInput(f"{path} is not a Parquet file: {str(error).splitlines()[0]}") from error
-        need_columns(path, source.schema_arrow.names, ACTIVATION_COLUMNS)
+        need_columns(path, schema.names, ACTIVATION_COLUMNS)
         for column in ACTIVATION_COLUMNS:
-            kind = source.schema_arrow.field(column).type
+            kind = schema.field(column).type
             fits = (
                 pa.types.is_floating(kind) or pa.types.is_integer(kind)
                 if column == "value"
@@ -79,13 +81,56 @@ def read_activations(
             if not fits:
                 wanted = "numbers" if column == "value" else "integers"
                 raise BadInput(f"{path}: column {column!r} must hold {wanted}, found {kind}")
-        first = 0
-        try:
-            for batch in source.iter_batches(BATCH_ROWS, columns=list(ACTIVATION_COLUMNS)):
-                yield _check_batch(path, first, batch, config, lengths, negatives, dropped)
+        first = begin = n = 0
+        for i, here in enumerate(rows):
+            n += here
+            if n >= size or i == len(rows) - 1:
+                parts.append(FilePart(path, tuple(range(begin, i + 1)), first, n))
+                first, begin, n = first + n, i + 1, 0
+    return parts
+
+
+def count_features(n_features: int, part: FilePart) -> NDArray[np.int64]:
+    """(n_features,) how often each is named, unchecked: to divide the work by."""
+    total = np.zeros(n_features, np.int64)
+    with pq.ParquetFile(part.path) as source:
+        for batch in source.iter_batches(BATCH_ROWS, row_groups=list(part.row_groups), columns=["feature"]):
+            column = batch.column("feature")
+            if not column.null_count:
+                feature = column.to_numpy(zero_copy_only=False)
+                total += np.bincount(np.clip(feature, 0, n_features - 1).astype(np.int64), minlength=n_features)
+    return total
+
+
+def read_part(
+    part: FilePart,
+    config: BundleConfig,
+    lengths: NDArray[np.int64],
+    negatives: str | None,
+    dropped: dict[str, int],
+) -> Iterator[ActivationBatch]:
+    """The activations of a part in batches, checked.
+
+    Args:
+        part: of one of the activation files.
+        config: of the bundle.
+        lengths: (N,) tokens of each sample.
+        negatives: None refuses values that are not positive and finite; `drop` or `abs` handles negative ones.
+        dropped: counts what was left out, by reason.
+
+    Raises:
+        BadInput: file, row and reason of the first entry that does not fit.
+    """
+    first = part.first
+    try:
+        with pq.ParquetFile(part.path) as source:
+            for batch in source.iter_batches(
+                BATCH_ROWS, row_groups=list(part.row_groups), columns=list(ACTIVATION_COLUMNS)
+            ):
+                yield _check_batch(part.path, first, batch, config, lengths, negatives, dropped)
                 first += batch.num_rows
-        except (pa.ArrowException, OSError) as error:
-            raise BadInput(f"{path} is damaged after row {first}: {str(error).splitlines()[0]}") from error
+    except (pa.ArrowException, OSError) as error:
+        raise BadInput(f"{part.path} is damaged after row {first}: {str(error).splitlines()[0]}") from error
 
 
 def _check_batch(

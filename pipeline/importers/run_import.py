@@ -1,24 +1,33 @@
-"""`saeinterp-pipeline import bundle`: the stages after a bundle, without a model."""
+"""`saeinterp-pipeline import`: a source becomes a bundle if it is none, then the stages after a bundle."""
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+from pydantic import ValidationError
 
 from pipeline.config import Execution, StoreConfig
 from pipeline.importers.bundle import read_config
+from pipeline.importers.convert_source import CONVERT_SOURCE, open_source
+from pipeline.importers.source import SourceSection, default_name, refuse_pickles
 from pipeline.progress import Reporter
 from pipeline.runner import run_stages
+from pipeline.stage import RunSections, Stage
 from pipeline.stages.bundle_to_store import STORE, stages_from_bundle
 from pipeline.stages.publish_store import deliver_store
 from pipeline.stages.store_config import BundleSource
-from saeinterp_mcp.errors import BadInput
-from saeinterp_mcp.frozen import Frozen
+from saeinterp_mcp.errors import BadInput, nearest
+from saeinterp_mcp.frozen import Frozen, describe_validation
 from saeinterp_mcp.store.manifest import Manifest
+
+FORMATS = ("bundle", "batch-zarr", "transposed-zarr", "neuron-acts", "npz", "hdf5", "examples")
+Negatives = Literal["drop", "abs"] | None
 
 
 class ImportRun(Frozen):
-    """What the stages of an import are told."""
+    """What the stages of `import bundle` are told."""
 
     bundle: BundleSource
     store: StoreConfig
@@ -26,10 +35,77 @@ class ImportRun(Frozen):
     execution: Execution = Execution()
 
 
+class ConvertRun(Frozen):
+    """What the stages of the other imports are told."""
+
+    source: SourceSection
+    store: StoreConfig
+    work: Path
+    execution: Execution = Execution()
+
+
+def import_source(
+    format: str,
+    source: Path,
+    out: Path,
+    negatives: Negatives = None,
+    seed: int = 0,
+    execution: Execution | None = None,
+    progress: Reporter | None = None,
+    **options: Any,
+) -> Manifest:
+    """Make a store of somebody's activations. Killed, it goes on when called again.
+
+    Args:
+        format: one of `FORMATS`.
+        source: the file or folder.
+        out: folder of the store.
+        negatives: what to do with negative activations; without it they are refused.
+        seed: of the examples drawn.
+        execution: workers and memory.
+        progress: who is told; default a bar on a terminal, else log lines, on stderr.
+        options: fields of `SourceSection`: name, metadata, vocab, weapon_vocab, families, and more. None is not given.
+
+    Raises:
+        BadInput: `out` exists, or the source does not fit; nothing is published.
+        BadStore: the source is damaged or unfinished.
+    """
+    if format not in FORMATS:
+        raise BadInput(f"no importer for {format!r}; {nearest(format, FORMATS)}")
+    given = {name: value for name, value in options.items() if value not in (None, False)}
+    if format == "bundle":
+        if given:
+            option = "--" + next(iter(given)).replace("_", "-")
+            raise BadInput(f"{option} has no meaning for a bundle, which says everything in bundle.yaml")
+        return import_bundle(source, out, negatives, seed, execution, progress)
+    must_not_exist(out)
+    refuse_pickles(source)
+    try:
+        section = SourceSection.model_validate(
+            {
+                "name": default_name(source),
+                **given,
+                "format": format,
+                "path": source,
+                "negatives": negatives is not None,
+            }
+        )
+    except ValidationError as error:
+        raise BadInput(f"import {format}: {describe_validation(error)}") from error
+    open_source(section)
+    run = ConvertRun(
+        source=section,
+        store=StoreConfig(out=out, negatives=negatives, seed=seed),
+        work=out.parent / f"{out.name}.work",
+        execution=execution or Execution(),
+    )
+    return run_to_store((CONVERT_SOURCE, *stages_from_bundle(after=CONVERT_SOURCE.name)), run, out, progress)
+
+
 def import_bundle(
     bundle: Path,
     out: Path,
-    negatives: Literal["drop", "abs"] | None = None,
+    negatives: Negatives = None,
     seed: int = 0,
     execution: Execution | None = None,
     progress: Reporter | None = None,
@@ -39,21 +115,33 @@ def import_bundle(
     Raises:
         BadInput: `out` exists, or the bundle does not fit (file, row and reason); nothing is published.
     """
-    if out.exists():
-        raise BadInput(f"{out} exists; a store is never written over. Name another folder or remove it.")
+    must_not_exist(out)
     read_config(bundle)
-    work = out.parent / f"{out.name}.work"
     run = ImportRun(
         bundle=BundleSource(path=bundle.resolve()),
         store=StoreConfig(out=out, negatives=negatives, seed=seed),
-        work=work,
+        work=out.parent / f"{out.name}.work",
         execution=execution or Execution(),
     )
-    folders = run_stages(stages_from_bundle(after=None), run, progress=progress)
-    log = work / "build_log.jsonl"
+    return run_to_store(stages_from_bundle(after=None), run, out, progress)
+
+
+def must_not_exist(out: Path) -> None:
+    """A store is never written over."""
+    if out.exists():
+        raise BadInput(f"{out} exists; a store is never written over. Name another folder or remove it.")
+
+
+def run_to_store(
+    stages: Sequence[Stage[Any]], run: RunSections, out: Path, progress: Reporter | None
+) -> Manifest:
+    """Run stages that end with `publish_store`, and give the store its place; the work folder is removed."""
+    assert run.work is not None, "a run says where it works"
+    folders = run_stages(stages, run, progress=progress)
+    log = run.work / "build_log.jsonl"
     entries = (
         [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
     )
     manifest = deliver_store(folders["publish_store"] / STORE, out, entries)
-    shutil.rmtree(work, ignore_errors=True)
+    shutil.rmtree(run.work, ignore_errors=True)
     return manifest

@@ -7,39 +7,66 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import Execution
+from pipeline.linking import link_tree
 from pipeline.stage import Progress, Stage, Summary
+from pipeline.stages.append_samples import append_samples
 from pipeline.stages.choose_examples import choose_examples
 from pipeline.stages.find_neighbours import find_neighbours
+from pipeline.stages.order_samples import order_samples
 from pipeline.stages.publish_store import publish_store
-from pipeline.stages.store_config import ImportSection, StoreSection, bundle_files, open_draft
+from pipeline.stages.store_config import (
+    AppendSection,
+    ImportSection,
+    StoreSection,
+    append_files,
+    bundle_files,
+    open_draft,
+)
 from pipeline.stages.summarise_features import summarise_features
 from pipeline.stages.trace_outputs import trace_outputs
-from pipeline.stages.write_postings import DEFAULT_MEMORY, write_postings
+from pipeline.stages.write_postings import write_postings
 from saeinterp_mcp.store.zarr_store import ZarrWriter
 
 STORE = "store"
+BUNDLE_STAGES = ("write_bundle", "convert_source")
+"""Those that leave a bundle: of a build, and of an import of another format."""
 SUMMARISED = ("summarise_features", "choose_examples", "find_neighbours")
 MODULES = (
     "pipeline.importers.bundle",
     "pipeline.importers.bundle_activations",
-    "pipeline.row_order",
-    "pipeline.spool",
+    "pipeline.parallel",
+    "pipeline.sorting",
+    "pipeline.stages.feature_blocks",
+    "pipeline.stages.order_samples",
     "pipeline.stages.write_postings",
     "pipeline.stages.trace_outputs",
     "saeinterp_mcp.analysis.examples",
     "saeinterp_mcp.analysis.firing",
     "saeinterp_mcp.analysis.moments",
+    "saeinterp_mcp.analysis.near_misses",
+    "saeinterp_mcp.analysis.ranges",
     "saeinterp_mcp.analysis.sampling",
     "saeinterp_mcp.analysis.splits",
+    "saeinterp_mcp.analysis.summaries",
     "saeinterp_mcp.store.base",
+    "saeinterp_mcp.store.directory",
+    "saeinterp_mcp.store.directory_tables",
     "saeinterp_mcp.store.layout",
     "saeinterp_mcp.store.manifest",
+    "saeinterp_mcp.store.raw_arrays",
+    "saeinterp_mcp.store.sample_table",
     "saeinterp_mcp.store.zarr_store",
 )
 
 
 def _bundle(config: StoreSection, inputs: Mapping[str, Path]) -> Path:
-    return config.bundle.path if isinstance(config, ImportSection) else inputs["write_bundle"]
+    if isinstance(config, ImportSection):
+        return config.bundle.path
+    return next(inputs[stage] for stage in BUNDLE_STAGES if stage in inputs)
+
+
+def _base(config: StoreSection) -> Path | None:
+    return config.base.path if isinstance(config, AppendSection) else None
 
 
 def _emptied(out: Path) -> Path:
@@ -50,52 +77,74 @@ def _emptied(out: Path) -> Path:
     return out
 
 
+def _order_samples(
+    config: StoreSection, inputs: Mapping[str, Path], out: Path, progress: Progress, execution: Execution
+) -> Summary:
+    bundle, base = _bundle(config, inputs), _base(config)
+    _emptied(out)
+    manifest = order_samples(bundle, out) if base is None else append_samples(base, bundle, out)
+    notes = [f"{manifest.n_samples} samples, {manifest.n_rows} counted positions, {manifest.n_units} units"]
+    notes += [str(c["note"]) for c in manifest.checks if c.get("name") == "import"]
+    return Summary(n_in=manifest.n_samples, n_kept=manifest.n_samples, notes=tuple(notes))
+
+
 def _write_postings(
     config: StoreSection, inputs: Mapping[str, Path], out: Path, progress: Progress, execution: Execution
 ) -> Summary:
-    memory = DEFAULT_MEMORY if execution.max_memory_gb is None else int(execution.max_memory_gb * 2**30 / 2)
+    bundle, placed = _bundle(config, inputs), inputs["order_samples"]
     manifest = write_postings(
-        _bundle(config, inputs), _emptied(out), config.store.negatives, memory, progress
+        bundle, placed, out, config.store.negatives, execution, progress, base=_base(config)
     )
     lost = {
         k: v for k, v in manifest.dropped.items() if k not in ("repeated_token", "negative_made_positive")
     }
-    notes = [f"{manifest.n_samples} samples, {manifest.n_rows} counted positions, {manifest.n_units} units"]
-    notes += [str(c["note"]) for c in manifest.checks if c.get("name") == "import"]
     n = manifest.n_activations
-    return Summary(n_in=n + sum(lost.values()), n_kept=n, dropped=lost, notes=tuple(notes))
+    return Summary(n_in=n + sum(lost.values()), n_kept=n, dropped=lost)
 
 
 def _trace_outputs(
     config: StoreSection, inputs: Mapping[str, Path], out: Path, progress: Progress, execution: Execution
 ) -> Summary:
-    trace_outputs(_bundle(config, inputs), ZarrWriter(_emptied(out)), progress)
-    n = open_draft(inputs["write_postings"]).manifest.n_features
+    base = _base(config)
+    if base is None:
+        trace_outputs(_bundle(config, inputs), ZarrWriter(_emptied(out)), progress)
+    else:
+        link_tree(base, _emptied(out), _is_output)
+    n = open_draft(inputs["order_samples"]).manifest.n_features
     return Summary(n_in=n, n_kept=n)
+
+
+def _is_output(name: Path) -> bool:
+    """Files of a store that `trace_outputs` writes."""
+    tables = ("tables/outputs.parquet", "tables/decoder_influence.parquet")
+    return name.parts[0] in ("weights", "outputs") or name.as_posix() in tables
 
 
 def _summarise_features(
     config: StoreSection, inputs: Mapping[str, Path], out: Path, progress: Progress, execution: Execution
 ) -> Summary:
-    store = open_draft(inputs["write_postings"])
-    summarise_features(store, ZarrWriter(_emptied(out)), progress)
-    return Summary(n_in=store.manifest.n_features, n_kept=store.manifest.n_features)
+    folders = (inputs["write_postings"], inputs["order_samples"])
+    summarise_features(folders, _emptied(out), execution, progress)
+    n = open_draft(*folders).manifest.n_features
+    return Summary(n_in=n, n_kept=n)
 
 
 def _choose_examples(
     config: StoreSection, inputs: Mapping[str, Path], out: Path, progress: Progress, execution: Execution
 ) -> Summary:
-    store = open_draft(inputs["write_postings"], inputs["summarise_features"])
-    choose_examples(store, ZarrWriter(_emptied(out)), config.store.seed, progress)
-    return Summary(n_in=store.manifest.n_features, n_kept=store.manifest.n_features)
+    folders = (inputs["write_postings"], inputs["order_samples"], inputs["summarise_features"])
+    choose_examples(folders, _emptied(out), config.store.seed, execution, progress)
+    n = open_draft(*folders).manifest.n_features
+    return Summary(n_in=n, n_kept=n)
 
 
 def _find_neighbours(
     config: StoreSection, inputs: Mapping[str, Path], out: Path, progress: Progress, execution: Execution
 ) -> Summary:
-    store = open_draft(inputs["write_postings"], inputs["trace_outputs"])
-    find_neighbours(store, ZarrWriter(_emptied(out)), config.store.seed, progress)
-    return Summary(n_in=store.manifest.n_features, n_kept=store.manifest.n_features)
+    folders = (inputs["write_postings"], inputs["order_samples"], inputs["trace_outputs"])
+    find_neighbours(folders, _emptied(out), config.store.seed, execution, progress)
+    n = open_draft(*folders).manifest.n_features
+    return Summary(n_in=n, n_kept=n)
 
 
 def _publish_store(
@@ -113,24 +162,56 @@ def _publish_store(
     )
 
 
-def stages_from_bundle(after: str | None) -> tuple[Stage[Any], ...]:
-    """The stages, reading the bundle that stage `after` leaves, or one from outside the run when it is None."""
-    source: dict[str, Any] = (
-        {"config": ImportSection, "external": bundle_files} if after is None else {"config": StoreSection}
+def own_modules(*modules: str) -> tuple[str, ...]:
+    """The modules that decide what a stage of this file leaves."""
+    return (*MODULES, "pipeline.stages.bundle_to_store", *(f"pipeline.stages.{m}" for m in modules))
+
+
+def publish_stage(inputs: tuple[str, ...]) -> Stage[Any]:
+    """The last stage: prepared folders to a store; the first holds the draft of the manifest."""
+    return Stage(
+        name="publish_store",
+        config=StoreSection,
+        run=_publish_store,
+        inputs=inputs,
+        modules=own_modules("publish_store"),
     )
+
+
+def stages_from_bundle(
+    after: str | None, config: type[ImportSection] = ImportSection
+) -> tuple[Stage[Any], ...]:
+    """The stages that make a store of a bundle.
+
+    Args:
+        after: the stage that leaves the bundle; None when it comes from outside the run.
+        config: what they are told then: `AppendSection` when the bundle's samples are added to a store.
+    """
+    source: dict[str, Any] = {"config": StoreSection}
+    if after is None:
+        external = append_files if config is AppendSection else bundle_files
+        source = {"config": config, "external": external}
     bundle = () if after is None else (after,)
-
-    def own(module: str) -> tuple[str, ...]:
-        return (*MODULES, "pipeline.stages.bundle_to_store", f"pipeline.stages.{module}")
-
+    own = own_modules
     return (
         Stage(
-            name="write_postings", run=_write_postings, inputs=bundle, modules=own("write_postings"), **source
+            name="order_samples",
+            run=_order_samples,
+            inputs=bundle,
+            modules=own("order_samples", "append_samples"),
+            **source,
+        ),
+        Stage(
+            name="write_postings",
+            run=_write_postings,
+            inputs=(*bundle, "order_samples"),
+            modules=own("write_postings"),
+            **source,
         ),
         Stage(
             name="trace_outputs",
             run=_trace_outputs,
-            inputs=(*bundle, "write_postings"),
+            inputs=(*bundle, "order_samples"),
             modules=own("trace_outputs"),
             **source,
         ),
@@ -138,28 +219,22 @@ def stages_from_bundle(after: str | None) -> tuple[Stage[Any], ...]:
             name="summarise_features",
             config=StoreSection,
             run=_summarise_features,
-            inputs=("write_postings",),
+            inputs=("write_postings", "order_samples"),
             modules=own("summarise_features"),
         ),
         Stage(
             name="choose_examples",
             config=StoreSection,
             run=_choose_examples,
-            inputs=("write_postings", "summarise_features"),
+            inputs=("write_postings", "order_samples", "summarise_features"),
             modules=own("choose_examples"),
         ),
         Stage(
             name="find_neighbours",
             config=StoreSection,
             run=_find_neighbours,
-            inputs=("write_postings", "trace_outputs"),
+            inputs=("write_postings", "order_samples", "trace_outputs"),
             modules=own("find_neighbours"),
         ),
-        Stage(
-            name="publish_store",
-            config=StoreSection,
-            run=_publish_store,
-            inputs=("write_postings", "trace_outputs", *SUMMARISED),
-            modules=own("publish_store"),
-        ),
+        publish_stage(("write_postings", "order_samples", "trace_outputs", *SUMMARISED)),
     )

@@ -1,12 +1,14 @@
 """Finished folders of arrays and tables become a store: hashes, manifest last, rename."""
 
+import json
 import platform
 import shutil
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pipeline.stages.write_postings import DRAFT
+from pipeline.linking import link_tree
+from pipeline.stages.order_samples import DRAFT, PLACING
 from saeinterp_mcp.errors import BadInput, BadStore
 from saeinterp_mcp.fingerprint import canonical_json
 from saeinterp_mcp.store.manifest import Manifest, read_manifest
@@ -22,11 +24,12 @@ def publish_store(
 
     Raises:
         BadInput: `out` exists.
+        BadStore: a file is no longer what the stage that wrote it left.
     """
     folder = new_store_folder(out)
     try:
         for part in prepared:
-            _link_tree(part, folder)
+            link_tree(part, folder, _published)
         draft = Manifest.model_validate_json((prepared[0] / DRAFT).read_text(encoding="utf-8"))
         made_by = {
             **provenance,
@@ -36,10 +39,28 @@ def publish_store(
         manifest = ZarrWriter(folder).publish(
             draft.model_copy(update={"provenance": made_by, "seeds": seeds})
         )
+        _check_unchanged(prepared, manifest)
         move_into_place(folder, out)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return manifest
+
+
+def _check_unchanged(prepared: tuple[Path, ...], manifest: Manifest) -> None:
+    """The hashes of the store are those of the artifacts: a disk that flips a bit must not have it published."""
+    for part in prepared:
+        record = part / "artifact.json"
+        if not record.is_file():
+            continue
+        for name, entry in json.loads(record.read_text(encoding="utf-8"))["files"].items():
+            found = manifest.files.get(name)
+            if found is not None and not name.endswith("zarr.json") and found.sha256 != entry["sha256"]:
+                raise BadStore(
+                    part / name,
+                    f"sha256 {entry['sha256'][:16]}... as it was written",
+                    f"{found.sha256[:16]}...",
+                    f"Remove {part} and run again: the disk changed it.",
+                )
 
 
 def deliver_store(finished: Path, out: Path, log: list[dict[str, Any]]) -> Manifest:
@@ -61,7 +82,7 @@ def deliver_store(finished: Path, out: Path, log: list[dict[str, Any]]) -> Manif
         return manifest
     folder = new_store_folder(out)
     try:
-        _link_tree(finished, folder)
+        link_tree(finished, folder)
         host = {"python": platform.python_version(), "system": platform.platform()}
         (folder / "build_log.json").write_text(
             canonical_json({"host": host, "stages": log}) + "\n", encoding="utf-8"
@@ -72,17 +93,5 @@ def deliver_store(finished: Path, out: Path, log: list[dict[str, Any]]) -> Manif
     return manifest
 
 
-def _link_tree(source: Path, target: Path) -> None:
-    """Hard-link every file of a tree (a store is never written to); copy where the file system cannot link."""
-    for path in sorted(source.rglob("*")):
-        name = path.relative_to(source)
-        if path.is_file() and name.as_posix() not in (DRAFT, "artifact.json", "partial.json"):
-            copy = target / name
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            # each part brings the metadata of the groups it has in common with others; zarr rewrites the root's
-            if copy.exists():
-                continue
-            try:
-                copy.hardlink_to(path)
-            except OSError:
-                shutil.copyfile(path, copy)
+def _published(name: Path) -> bool:
+    return name.parts[0] not in (DRAFT, PLACING, "artifact.json", "partial.json")

@@ -6,10 +6,10 @@ from pydantic import Field
 
 from pipeline.config import StoreConfig
 from pipeline.importers.bundle import read_config
-from pipeline.stages.write_postings import DRAFT
+from pipeline.stages.order_samples import DRAFT
 from saeinterp_mcp.frozen import Frozen
 from saeinterp_mcp.store.base import Store
-from saeinterp_mcp.store.manifest import Manifest
+from saeinterp_mcp.store.manifest import MANIFEST, Manifest, read_manifest
 from saeinterp_mcp.store.zarr_store import ZarrBackend
 
 
@@ -29,6 +29,29 @@ class ImportSection(StoreSection):
     """What stages see that read a bundle from outside the run."""
 
     bundle: BundleSource
+
+
+class BaseSource(Frozen):
+    """The store that is appended to, or compacted."""
+
+    path: Path = Field(exclude=True)
+
+
+class AppendSection(ImportSection):
+    """What stages see that read a bundle and a store from outside the run."""
+
+    base: BaseSource
+
+
+def base_files(base: BaseSource) -> dict[str, Path]:
+    """A store as external input: its manifest, which holds the hash of every other file."""
+    read_manifest(base.path)
+    return {"base/manifest.json": base.path / MANIFEST}
+
+
+def append_files(config: AppendSection) -> dict[str, Path]:
+    """The external input of an append."""
+    return {**bundle_files(config), **base_files(config.base)}
 
 
 def bundle_files(config: ImportSection) -> dict[str, Path]:

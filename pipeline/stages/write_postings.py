@@ -1,366 +1,326 @@
-"""Bundle to the first part of a store: samples, labels and their counts, activations both ways round."""
+"""Activations of a bundle, sorted by feature and by row, out of core and over worker processes."""
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
-import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
-from pipeline.importers.bundle import BundleConfig, Samples, read_attributes, read_config, read_samples
-from pipeline.importers.bundle_activations import activation_files, read_activations, read_position_families
-from pipeline.row_order import Rows
-from pipeline.spool import Spool
-from saeinterp_mcp.analysis.moments import LabelCounts, Reference, count_labels
+from pipeline.config import Execution
+from pipeline.importers.bundle import BundleConfig, read_config
+from pipeline.importers.bundle_activations import (
+    PART_ROWS,
+    FilePart,
+    activation_files,
+    activation_parts,
+    count_features,
+    read_part,
+)
+from pipeline.linking import link_tree
+from pipeline.parallel import run_tasks
+from pipeline.sorting import (
+    BYTES_PER_ENTRY,
+    LARGEST_RANGE,
+    MINOR_SHIFT,
+    SMALLEST_RANGE,
+    Entries,
+    Part,
+    Sorter,
+    Target,
+    cut_ranges,
+)
+from pipeline.stages.order_samples import DRAFT, PLACING
 from saeinterp_mcp.errors import BadInput
-from saeinterp_mcp.store.manifest import FamilyInfo, GroupInfo, Manifest, Segment
-from saeinterp_mcp.store.zarr_store import SHARD, ZarrWriter
+from saeinterp_mcp.store.base import Store, segment_prefix
+from saeinterp_mcp.store.manifest import Manifest
+from saeinterp_mcp.store.open import open_store
+from saeinterp_mcp.store.raw_arrays import read_span
+from saeinterp_mcp.store.zarr_store import ZarrBackend, ZarrWriter
 
-Ints = NDArray[np.int64]
-DRAFT = "draft.json"
-DEFAULT_MEMORY = 1 << 30
+Ints = np.ndarray
+SPOOL = "spool"
+ACTIVATIONS = ("indptr", "rows", "features", "values")
+BATCH = 1 << 20
+RESERVED_BYTES = 400 << 20
+"""What Python, its libraries and the columns of samples take of the memory allowed."""
+
+
+@dataclass(frozen=True)
+class BundlePart(Part):
+    """Row groups of a bundle: feature, row, activation."""
+
+    file: FilePart
+    config: BundleConfig
+    placing: Path
+    negatives: str | None
+
+    def batches(self, dropped: dict[str, int]) -> Iterator[Entries]:
+        """Checked and placed; what lies at an excluded position is dropped."""
+        lengths, first_row = (
+            np.load(self.placing / f"{n}.npy", mmap_mode="r", allow_pickle=False) for n in ("lengths", "first_row")
+        )
+        rank, excluded = np.load(self.placing / "rank.npy", allow_pickle=False), np.load(self.placing / "excluded.npy", allow_pickle=False)
+        for batch in read_part(self.file, self.config, lengths, self.negatives, dropped):
+            row, feature, value = first_row[batch.sample], batch.feature, batch.value
+            if self.config.kind == "sequence":
+                counted = ~excluded[batch.position]
+                row = row + rank[batch.position]
+                if not counted.all():
+                    dropped["excluded_position"] = dropped.get("excluded_position", 0) + int((~counted).sum())
+                    row, feature, value = row[counted], feature[counted], value[counted]
+            yield Entries(feature.astype(np.uint32), row.astype(np.uint32), value)
+
+
+@dataclass(frozen=True)
+class PostingsPart(Part):
+    """A span of activations that are stored by feature."""
+
+    folder: Path
+    """Of the arrays `rows` and `values`."""
+    indptr: Path
+    """A .npy file, (F+1,)."""
+    n: int
+    """Entries of the arrays."""
+    start: int
+    stop: int
+    by_row: bool
+    """Whether the row is the major."""
+    row_map: Path | None = None
+    """A .npy file: the new row of each row."""
+
+    def batches(self, dropped: dict[str, int]) -> Iterator[Entries]:
+        """Nothing is dropped."""
+        indptr = np.load(self.indptr, allow_pickle=False)
+        moved = None if self.row_map is None else np.load(self.row_map, mmap_mode="r", allow_pickle=False)
+        for start in range(self.start, self.stop, BATCH):
+            stop = min(start + BATCH, self.stop)
+            rows = read_span(self.folder / "rows", self.n, start, stop - start, np.dtype("<u4"))
+            values = read_span(self.folder / "values", self.n, start, stop - start, np.dtype("<f4"))
+            first, last = (int(i) for i in np.searchsorted(indptr, [start, stop - 1], side="right") - 1)
+            edges = np.clip(indptr[first : last + 2], start, stop)
+            features = np.repeat(np.arange(first, last + 1, dtype=np.uint32), np.diff(edges))
+            rows = rows if moved is None else moved[rows].astype(np.uint32)
+            yield Entries(rows, features, values) if self.by_row else Entries(features, rows, values)
+
+
+def largest_range(execution: Execution) -> int:
+    """Entries that one worker may sort at once in the memory allowed."""
+    if execution.max_memory_gb is None:
+        return LARGEST_RANGE
+    each = (execution.max_memory_gb * 2**30 - RESERVED_BYTES) / execution.workers
+    return int(np.clip(each // (2 * BYTES_PER_ENTRY), SMALLEST_RANGE, LARGEST_RANGE))
 
 
 def write_postings(
     bundle: Path,
+    placed: Path,
     out: Path,
     negatives: str | None = None,
-    memory: int = DEFAULT_MEMORY,
+    execution: Execution | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    limit: int | None = None,
+    base: Path | None = None,
 ) -> Manifest:
-    """Write everything of a store that is stored rather than summarised, and a draft of its manifest.
+    """Write `features/*` and `rows/*` and the whole draft of the manifest. Goes on with what a killed run left.
+
+    Args:
+        bundle: where the activations are.
+        placed: what `order_samples` left.
+        out: folder of the arrays.
+        negatives: as `read_part`.
+        execution: workers and memory.
+        progress: told (done, total).
+        limit: entries sorted at once; default from the memory allowed.
+        base: the store that is appended to. Its activations are linked, not written again; only where it would have
+            too many segments they are sorted together with the new ones.
 
     Raises:
-        BadInput: what the bundle holds does not fit; nothing is published.
+        BadInput: an activation does not fit, or is there twice.
     """
     config = read_config(bundle)
-    samples = read_samples(bundle, config)
-    rows = Rows(config, samples)
-    if not rows.n_rows:
-        raise BadInput(f"{bundle / 'samples.parquet'} has no counted position: every position is excluded")
-    writer = ZarrWriter(out)
-    for name, column in (
-        ("rows/unit", rows.row_unit),
-        ("rows/sample", rows.row_sample),
-        ("rows/position", rows.row_position),
-        ("samples/unit", rows.sample_unit),
-        ("samples/tokens", rows.token_ids),
-    ):
-        writer.put(name, column.astype(np.uint32))
-    writer.put("samples/source", rows.source.astype(np.int64))
-    writer.put("samples/first_row", rows.first_row.astype(np.int64))
-    writer.put("samples/first_token", rows.first_token.astype(np.int64))
-    writer.put("units/first_row", rows.first_row_of_unit.astype(np.int64))
-    warnings: list[str] = []
-    families = _write_families(bundle, config, samples, rows, writer, warnings)
-    groups = _write_groups(bundle, config, samples, rows, writer)
-    unit_rows = np.diff(rows.first_row_of_unit)
-    unit_nn = unit_rows.astype(np.float64) ** 2
-    writer.put("counts/unit_nn", np.array([unit_nn[: rows.n_explain_units].sum(), unit_nn.sum()]))
-    token_counts = _write_counts(
-        writer, rows, "tokens", rows.entry_row, rows.entry_token, len(rows.tokens), "rest"
-    )
-    _write_tables(writer, rows, samples, config, families, groups, token_counts)
-    dropped = (
-        {"repeated_token": int(samples.lengths.sum() - rows.lengths.sum())} if config.kind == "set" else {}
-    )
-    n_activations = _write_activations(
-        bundle, out, config, samples, rows, writer, negatives, memory, dropped, progress
-    )
-    manifest = Manifest(
-        name=config.name,
-        kind=config.kind,
-        n_features=config.n_features,
-        n_samples=len(rows.source),
-        n_rows=rows.n_rows,
-        n_positions_stored=rows.n_rows if config.kind == "set" else len(rows.token_ids),
-        n_activations=n_activations,
-        n_units=len(rows.unit_names),
-        n_explain=rows.n_explain,
-        split_seed=config.split_seed,
-        coverage=config.coverage,
-        excluded_positions=tuple(sorted(set(config.excluded_positions))),
-        families=families,
-        groups=groups,
-        model=config.model,
-        sae=config.sae,
-        dataset=config.dataset,
-        checks=[*config.checks, *({"name": "import", "passed": None, "note": w} for w in warnings)],
-        dropped={k: v for k, v in sorted(dropped.items()) if v},
-        search_floor=dict(config.search_floor),
-        segments=(Segment(n_samples=len(rows.source)),),
-    )
+    draft = Manifest.model_validate_json((placed / DRAFT).read_text(encoding="utf-8"))
+    execution = execution or Execution()
+    files = activation_parts(activation_files(bundle))
+    named = list(run_tasks(partial(count_features, config.n_features), files, execution.workers))
+    counts = sum(named, np.zeros(config.n_features, np.int64))
+    parts: list[Part] = [BundlePart(file, config, placed / PLACING, negatives) for file in files]
+    n_rows = int(np.load(placed / PLACING / "n_rows.npy", allow_pickle=False))
+    writer, prefix, n_before = ZarrWriter(out), "", 0
+    if base is not None:
+        store = open_store(base)
+        if len(draft.segments) == 1:
+            old, old_counts = parts_of_store(store, placed / PLACING, out / SPOOL)
+            parts, counts = [*old, *parts], counts + old_counts
+        else:
+            prefix = segment_prefix(len(draft.segments) - 1)
+            n_before = store.manifest.n_activations
+            link_tree(base, out, is_activations)
+    sorting = Sorting(writer, prefix, config.n_features, n_rows, execution, progress, limit)
+    found = sorting.run(parts, counts)
+    if isinstance(found, tuple):
+        raise _duplicate(files, placed / PLACING, config, negatives, *found)
+    dropped = dict(draft.dropped)
+    for reason, n in sorting.dropped.items():
+        dropped[reason] = dropped.get(reason, 0) + n
+    update = {
+        "n_activations": n_before + found,
+        "dropped": {k: v for k, v in sorted(dropped.items()) if v},
+    }
+    manifest = draft.model_copy(update=update)
     (out / DRAFT).write_text(manifest.model_dump_json(), encoding="utf-8")
     return manifest
 
 
-def _write_families(
-    bundle: Path, config: BundleConfig, samples: Samples, rows: Rows, writer: ZarrWriter, warnings: list[str]
-) -> tuple[FamilyInfo, ...]:
-    known = {token: i for i, token in enumerate(rows.tokens)}
-    families = []
-    for family in config.families:
-        levels = tuple(sorted(set(family.levels.values())))
-        code_of_token = np.zeros(len(rows.tokens) + 1, np.int64)
-        for token, value in family.levels.items():
-            if token in known:
-                code_of_token[known[token]] = levels.index(value) + 1
-            else:
-                warnings.append(f"family {family.name}: token {token!r} never occurs in the samples")
-        codes = np.zeros(rows.n_rows, np.int64)
-        np.maximum.at(codes, rows.entry_row, code_of_token[rows.entry_token])
-        info = FamilyInfo(name=family.name, encoding=family.encoding, levels=levels, tokens=family.levels)
-        _write_codes(writer, rows, info, codes)
-        families.append(info)
-    of_positions = read_position_families(bundle, samples.lengths, config.kind)
-    for name, (sample, position, level) in sorted(of_positions.items()):
-        if name in (f.name for f in families):
-            raise BadInput(f"{bundle / 'positions.parquet'}: family {name!r} is also in bundle.yaml")
-        levels = tuple(int(v) for v in np.unique(level))
-        counted = ~rows.excluded[position] if config.kind == "sequence" else np.ones(len(position), bool)
-        row = rows.first_row[rows.new_sample[sample]]
-        if config.kind == "sequence":
-            row = row + rows.rank[position]
-        codes = np.zeros(rows.n_rows, np.int64)
-        codes[row[counted]] = np.searchsorted(np.array(levels), level[counted]) + 1
-        info = FamilyInfo(name=name, encoding="exclusive", levels=levels, of_positions=True)
-        _write_codes(writer, rows, info, codes)
-        families.append(info)
-    return tuple(families)
+def is_activations(name: Path) -> bool:
+    """Whether a file of a store belongs to the activations of a segment, or to the group they lie in."""
+    parts = name.parts[2:] if name.parts[0] == "segments" else name.parts
+    return len(parts) > 1 and parts[0] in ("features", "rows") and parts[1] in ("zarr.json", *ACTIVATIONS)
 
 
-def _write_codes(writer: ZarrWriter, rows: Rows, info: FamilyInfo, codes: Ints) -> None:
-    if len(info.levels) > 65_000:
-        raise BadInput(f"family {info.name!r} has {len(info.levels)} levels; at most 65000 can be stored")
-    writer.put(f"codes/{info.name}", codes.astype(np.uint8 if len(info.levels) < 255 else np.uint16))
-    label_set = f"family.{info.name}"
-    _write_counts(writer, rows, label_set, np.arange(rows.n_rows), codes, len(info.levels) + 1, "level_0")
+def parts_of_store(store: Store, row_maps: Path, spool: Path) -> tuple[list[Part], Ints]:
+    """All activations of a store, to be sorted anew, and how many each feature has.
+
+    Args:
+        store: on disk, with `segment-K.npy` for each segment in `row_maps`: the new row of each of its rows.
+        row_maps: a folder.
+        spool: where the offsets are copied to.
+    """
+    assert isinstance(store.backend, ZarrBackend), "a store that is appended to lies in a folder"
+    spool.mkdir(exist_ok=True)
+    parts: list[Part] = []
+    counts = np.zeros(store.manifest.n_features, np.int64)
+    for segment in range(len(store.manifest.segments)):
+        indptr = np.asarray(store.backend.column(f"{segment_prefix(segment)}features/indptr"))
+        np.save(spool / f"segment-{segment}.npy", indptr)
+        counts += np.diff(indptr)
+        folder, n = store.backend.path / f"{segment_prefix(segment)}features", int(indptr[-1])
+        parts += [
+            PostingsPart(
+                folder,
+                spool / f"segment-{segment}.npy",
+                n,
+                start,
+                min(start + PART_ROWS, n),
+                by_row=False,
+                row_map=row_maps / f"segment-{segment}.npy",
+            )
+            for start in range(0, n, PART_ROWS)
+        ]
+    return parts, counts
 
 
-def _write_groups(
-    bundle: Path, config: BundleConfig, samples: Samples, rows: Rows, writer: ZarrWriter
-) -> tuple[GroupInfo, ...]:
-    listed = {group.name: group for group in config.groups}
-    order = [g.name for g in config.groups] + sorted(set(samples.groups) - set(listed))
-    primary = next((g.name for g in config.groups if g.primary), order[0] if order else None)
-    groups = []
-    for name in order:
-        codes, values = samples.groups[name]
-        attributes = read_attributes(bundle, listed[name], values) if name in listed else {}
-        stored = codes[rows.source]
-        dtype = np.uint8 if len(values) < 255 else np.uint16 if len(values) < 65_535 else np.uint32
-        writer.put(f"groups/{name}", stored.astype(dtype))
-        groups.append(
-            GroupInfo(name=name, values=tuple(values), primary=name == primary, attributes=attributes)
+class Sorting:
+    """Parts to the postings of one segment, both ways round.
+
+    Args:
+        writer: of the folder.
+        prefix: of the arrays' names: "" or "segments/1/".
+        n_features: F.
+        n_rows: rows of the segment.
+        execution: workers and memory.
+        progress: told (done, total).
+        limit: entries sorted at once.
+    """
+
+    def __init__(
+        self,
+        writer: ZarrWriter,
+        prefix: str,
+        n_features: int,
+        n_rows: int,
+        execution: Execution,
+        progress: Callable[[int, int], None],
+        limit: int | None = None,
+    ) -> None:
+        self._writer, self._prefix = writer, prefix
+        self._n_features, self._n_rows = n_features, n_rows
+        self._workers, self._progress = execution.workers, progress
+        self._limit = limit or largest_range(execution)
+        self._spool = writer.path / SPOOL
+        self.dropped: dict[str, int] = {}
+
+    def run(self, parts: list[Part], counts: Ints) -> int | tuple[int, int]:
+        """How many activations there are; or a (feature, row) that is there twice.
+
+        Args:
+            parts: feature, row, activation.
+            counts: (F,) about how many entries each feature has.
+        """
+        self._spool.mkdir(exist_ok=True)
+        by_feature = Sorter(
+            self._spool / "features",
+            cut_ranges(counts, 0, self._n_rows, self._limit),
+            self._workers,
+            lambda done, total: self._progress(done, 2 * total),
         )
-        per_row = stored[rows.row_sample]
-        _write_counts(writer, rows, f"group.{name}", np.arange(rows.n_rows), per_row, len(values), "rest")
-    return tuple(groups)
+        n = by_feature.scatter(parts)
+        self.dropped = by_feature.dropped
+        features = self._target("features", "rows", n)
+        per_feature, twice = by_feature.sort(features, self._n_features)
+        if twice is not None:
+            return twice
+        row_blocks = by_feature.minor_counts
+        indptr = self._put_indptr("features", per_feature)
+        np.save(self._spool / "indptr.npy", indptr)
+        step = max(self._limit, 1)
+        again: list[Part] = [
+            PostingsPart(
+                features.minors.parent,
+                self._spool / "indptr.npy",
+                n,
+                start,
+                min(start + step, n),
+                by_row=True,
+            )
+            for start in range(0, n, step)
+        ]
+        by_row = Sorter(
+            self._spool / "rows",
+            cut_ranges(row_blocks, MINOR_SHIFT, self._n_features, self._limit),
+            self._workers,
+            lambda done, total: self._progress(total + done, 2 * total),
+            minors_ascend=True,
+        )
+        by_row.scatter(again)
+        per_row, _ = by_row.sort(self._target("rows", "features", n), self._n_rows)
+        self._put_indptr("rows", per_row)
+        shutil.rmtree(self._spool)
+        return n
+
+    def _target(self, name: str, minors: str, n: int) -> Target:
+        self._writer.allocate(f"{self._prefix}{name}/{minors}", n, "u4")
+        self._writer.allocate(f"{self._prefix}{name}/values", n, "f4")
+        folder = self._writer.path / f"{self._prefix}{name}"
+        return Target(folder / minors, folder / "values", n)
+
+    def _put_indptr(self, name: str, counts: Ints) -> Ints:
+        indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        growing = self._writer.grow(f"{self._prefix}{name}/indptr", "i8")
+        growing.add(indptr)
+        growing.close()
+        return indptr
 
 
-def _write_counts(
-    writer: ZarrWriter,
-    rows: Rows,
-    label_set: str,
-    row: Ints,
-    label: Ints,
-    n_labels: int,
-    reference: Reference,
-) -> LabelCounts:
-    unit_rows = np.diff(rows.first_row_of_unit)
-    counts = count_labels(rows.row_unit[row], label, unit_rows, n_labels, reference)
-    inside = row < rows.n_explain["rows"]
-    u = rows.n_explain_units
-    explain = count_labels(rows.row_unit[row[inside]], label[inside], unit_rows[:u], n_labels, reference)
-    prefix = f"counts/{label_set}"
-    for name, field in (
-        ("n", "n"),
-        ("units", "units"),
-        ("rest_units", "rest_units"),
-        ("nn", "nn"),
-        ("n_reference", "n_reference"),
-    ):
-        writer.put(f"{prefix}/{name}", np.stack([getattr(explain, field), getattr(counts, field)]))
-    writer.put(f"{prefix}/indptr", counts.indptr.astype(np.int64))
-    writer.put(f"{prefix}/labels", counts.labels.astype(np.uint32))
-    writer.put(f"{prefix}/pair_n", counts.pair_n.astype(np.uint32))
-    return counts
-
-
-def _write_tables(
-    writer: ZarrWriter,
-    rows: Rows,
-    samples: Samples,
-    config: BundleConfig,
-    families: tuple[FamilyInfo, ...],
-    groups: tuple[GroupInfo, ...],
-    token_counts: LabelCounts,
-) -> None:
-    n_samples = len(rows.source)
-    held = np.unique(rows.row_sample[rows.entry_row] * (len(rows.tokens) + 1) + rows.entry_token) % (
-        len(rows.tokens) + 1
-    )
-    df = np.bincount(held, minlength=len(rows.tokens))[: len(rows.tokens)]
-    writer.put("vocabulary/samples", df.astype(np.int64))
-    owner = {t: (f.name, level) for f in families for t, level in f.tokens.items()}
-    writer.table(
-        "vocabulary",
-        pl.DataFrame(
-            {
-                "token": rows.tokens,
-                "rows": token_counts.n,
-                "units": token_counts.units,
-                "samples": df,
-                "idf": [float(np.log(n_samples + 1) - np.log(n + 1)) if n else None for n in df],
-                "family": [owner.get(t, (None, None))[0] for t in rows.tokens],
-                "level": [owner.get(t, (None, None))[1] for t in rows.tokens],
-            },
-            schema_overrides={"token": pl.String, "idf": pl.Float64, "family": pl.String, "level": pl.Int64},
-        ),
-    )
-    unit_names = np.array(rows.unit_names, dtype=object)
-    writer.table(
-        "samples",
-        pl.DataFrame(
-            {
-                "unit": unit_names[rows.sample_unit].tolist(),
-                "source_row": rows.source,
-                "split": np.where(rows.sample_unit < rows.n_explain_units, "explain", "heldout").tolist(),
-                "n_tokens": rows.lengths,
-                **{
-                    g.name: np.array(g.values, object)[samples.groups[g.name][0][rows.source]].tolist()
-                    for g in groups
-                },
-            }
-        ),
-    )
-    writer.table(
-        "families",
-        pl.DataFrame(
-            [
-                (f.name, f.encoding, level, [t for t, v in f.tokens.items() if v == level])
-                for f in families
-                for level in f.levels
-            ],
-            schema={
-                "family": pl.String,
-                "encoding": pl.String,
-                "level": pl.Int64,
-                "tokens": pl.List(pl.String),
-            },
-            orient="row",
-        ),
-    )
-    writer.table(
-        "groups",
-        pl.DataFrame(
-            [
-                (g.name, v, [f"{a}={column[i]}" for a, column in g.attributes.items()])
-                for g in groups
-                for i, v in enumerate(g.values)
-            ],
-            schema={"group": pl.String, "value": pl.String, "attributes": pl.List(pl.String)},
-            orient="row",
-        ),
-    )
-
-
-def _write_activations(
-    bundle: Path,
-    out: Path,
-    config: BundleConfig,
-    samples: Samples,
-    rows: Rows,
-    writer: ZarrWriter,
-    negatives: str | None,
-    memory: int,
-    dropped: dict[str, int],
-    progress: Callable[[int, int], None],
-) -> int:
-    files = activation_files(bundle)
-    total = 0
-    for path in files:
-        try:
-            total += pq.read_metadata(path).num_rows
-        except (pa.ArrowException, OSError):  # the reader below refuses the file with its reason
-            break
-    by_feature = Spool(out / "spool" / "features", total, config.n_features, memory)
-    by_row = Spool(out / "spool" / "rows", total, rows.n_rows, memory)
-    kept = seen = 0
-    for batch in read_activations(files, config, samples.lengths, negatives, dropped):
-        position = batch.position
-        counted = ~rows.excluded[position] if config.kind == "sequence" else np.ones(len(position), bool)
-        if not counted.all():
-            dropped["excluded_position"] = dropped.get("excluded_position", 0) + int((~counted).sum())
-        row = rows.first_row[rows.new_sample[batch.sample]]
-        if config.kind == "sequence":
-            row = row + rows.rank[position]
-        row, feature, value = row[counted], batch.feature[counted], batch.value[counted]
-        by_feature.add(feature, row, value)
-        by_row.add(row, feature, value)
-        kept += len(row)
-        seen += len(position)
-        progress(seen, total)
-    for prefix, spool, n_majors in (
-        ("features", by_feature, config.n_features),
-        ("rows", by_row, rows.n_rows),
-    ):
-        minor_name = "rows" if prefix == "features" else "features"
-        counts = np.zeros(n_majors, np.int64)
-        minor_out = _Appender(writer, f"{prefix}/{minor_name}", kept, "u4")
-        value_out = _Appender(writer, f"{prefix}/values", kept, "f4")
-        for major, minor, value in spool.sorted_parts():
-            twice = (major[1:] == major[:-1]) & (minor[1:] == minor[:-1])
-            if twice.any():
-                at = int(np.flatnonzero(twice)[0])
-                raise _duplicate(files, negatives, rows, int(major[at]), int(minor[at]))
-            counts += np.bincount(major, minlength=n_majors)
-            minor_out.add(minor)
-            value_out.add(value)
-        minor_out.close()
-        value_out.close()
-        writer.put(f"{prefix}/indptr", np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
-    for folder in ("features", "rows"):
-        (out / "spool" / folder).rmdir()
-    (out / "spool").rmdir()
-    return kept
-
-
-class _Appender:
-    """Writes an array in blocks of whole shards, whatever pieces come."""
-
-    def __init__(self, writer: ZarrWriter, name: str, n: int, dtype: str) -> None:
-        writer.create(name, (n,), dtype)
-        self._writer, self._name, self._at = writer, name, 0
-        self._pieces: list[NDArray[Any]] = []
-        self._held = 0
-
-    def add(self, piece: NDArray[Any]) -> None:
-        self._pieces.append(piece)
-        self._held += len(piece)
-        if self._held >= SHARD:
-            whole = np.concatenate(self._pieces)
-            stop = len(whole) // SHARD * SHARD
-            for start in range(0, stop, SHARD):
-                self._writer.write(self._name, self._at, whole[start : start + SHARD])
-                self._at += SHARD
-            self._pieces, self._held = [whole[stop:]], len(whole) - stop
-
-    def close(self) -> None:
-        if self._held:
-            self._writer.write(self._name, self._at, np.concatenate(self._pieces))
-
-
-def _duplicate(files: list[Path], negatives: str | None, rows: Rows, feature: int, row: int) -> BadInput:
+def _duplicate(
+    files: list[FilePart], placing: Path, config: BundleConfig, negatives: str | None, feature: int, row: int
+) -> BadInput:
     """The error for an activation that is there twice, with the place of the second one."""
-    sample = int(rows.source[rows.row_sample[row]])
-    position = int(rows.row_position[row])
+    first_row, rank = np.load(placing / "first_row.npy", allow_pickle=False), np.load(placing / "rank.npy", allow_pickle=False)
+    excluded = np.load(placing / "excluded.npy", allow_pickle=False)
+    at_or_before = np.where(first_row <= row, first_row, -1)
+    sample = int(np.flatnonzero(at_or_before == at_or_before.max())[-1])
+    position = 0
+    if config.kind == "sequence":
+        position = int(np.flatnonzero((rank == row - first_row[sample]) & ~excluded)[0])
+        lengths = np.load(placing / "lengths.npy", allow_pickle=False)
+        candidates = np.flatnonzero(at_or_before == at_or_before.max())
+        sample = int(candidates[lengths[candidates] > position][0])
     kept = pl.col("value") != 0 if negatives == "abs" else pl.col("value") > 0
     seen = 0
-    for path in files:
+    for path in dict.fromkeys(file.path for file in files):
         frame = (
             pl.scan_parquet(path, glob=False)
             .with_row_index()

@@ -8,13 +8,14 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from saeinterp_mcp.analysis.firing import region_of
 from saeinterp_mcp.analysis.sampling import one_per_unit
-from saeinterp_mcp.store.layout import REGIONS
+from saeinterp_mcp.store.layout import REGION_UPPER_EDGES, REGIONS
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 PRIOR_ROWS = 1.0
+INDEX_BITS = np.uint64(2**32 - 1)
+CORE_EDGES = REGION_UPPER_EDGES[REGIONS.index("core") - 1 : REGIONS.index("core") + 1]
 
 
 def spread_over_quantiles(
@@ -26,20 +27,32 @@ def spread_over_quantiles(
 ) -> Ints:
     """Up to `limit` firing rows, one from each of `limit` equal slices of the sorted activations, strongest first.
 
-    Inside a slice the row is drawn by `generator`; a unit already shown is avoided while the slice has another.
+    `rows` ascend. Inside a slice the row is drawn by `generator`; a unit already shown is avoided while the slice has
+    another.
     """
-    order = np.lexsort((rows, -values))
-    edges = np.linspace(0, len(order), min(limit, len(order)) + 1).astype(np.int64)
+    ordered = _strongest_first(values)
+    edges = np.linspace(0, len(ordered), min(limit, len(ordered)) + 1).astype(np.int64)
     seen: set[int] = set()
     taken = []
     for start, stop in pairwise(edges):
-        part = order[start:stop]
-        part = part[generator.permutation(len(part))[:16]]
+        part = ordered[start:stop]
+        part = (part[generator.permutation(len(part))[:16]] & INDEX_BITS).astype(np.int64)
         fresh = [i for i in part.tolist() if int(row_unit[rows[i]]) not in seen]
         pick = (fresh or part.tolist())[0]
         seen.add(int(row_unit[rows[pick]]))
         taken.append(pick)
     return rows[np.array(sorted(taken, key=lambda i: (-values[i], rows[i])), np.int64)]
+
+
+def _strongest_first(values: NDArray[np.float32]) -> NDArray[np.uint64]:
+    """(n,) sorted by (-activation, index), the index in the low 32 bits of each."""
+    # the bits of positive floats are ordered as they are, and one sort of integers is 15 times faster than lexsort
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    keys = (~bits).astype(np.uint64)
+    keys <<= np.uint64(32)
+    keys |= np.arange(len(values), dtype=np.uint64)
+    keys.sort()
+    return keys
 
 
 def from_core(
@@ -53,8 +66,9 @@ def from_core(
     """Up to `limit` rows drawn from the core region, at most one a unit; none when the region is unknown."""
     if not np.isfinite(maximum):
         return np.zeros(0, np.int64)
-    core = rows[region_of(values, maximum) == REGIONS.index("core")]
-    return one_per_unit(core[generator.permutation(len(core))], row_unit, limit)
+    shares = values.astype(np.float64) / maximum
+    core = np.flatnonzero((shares > CORE_EDGES[0]) & (shares <= CORE_EDGES[1]))
+    return one_per_unit(rows[core[generator.permutation(len(core))]], row_unit, limit)
 
 
 def token_log_odds(n_firing: Floats, n: Floats | float, all_firing: Floats | float, all_n: float) -> Floats:

@@ -15,14 +15,16 @@ def rng(seed: int, *names: object) -> np.random.Generator:
 def one_per_unit(rows: NDArray[np.int64], row_unit: NDArray[np.integer], limit: int) -> NDArray[np.int64]:
     """The first `limit` of `rows`, in their order, taking no unit twice."""
     seen: set[int] = set()
-    taken = []
-    for row in rows.tolist():
-        unit = int(row_unit[row])
-        if unit not in seen:
-            seen.add(unit)
-            taken.append(row)
-            if len(taken) == limit:
-                break
+    taken: list[int] = []
+    # in parts: mostly the first few rows are enough
+    for start in range(0, len(rows), 256):
+        part = rows[start : start + 256]
+        for row, unit in zip(part.tolist(), row_unit[part].tolist(), strict=True):
+            if unit not in seen:
+                seen.add(unit)
+                taken.append(row)
+                if len(taken) == limit:
+                    return np.array(taken, np.int64)
     return np.array(taken, np.int64)
 
 
@@ -40,14 +42,32 @@ def uniform_silent(
         else np.zeros(0)
     )
     picks = picks.astype(np.int64)
-    gaps = firing_rows - np.arange(len(firing_rows))
-    return picks + np.searchsorted(gaps, picks, side="right")
+    return picks + _firing_before(firing_rows, picks)
+
+
+def _firing_before(firing_rows: NDArray[np.int64], silent: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How many firing rows lie before the j-th silent row: those with firing_rows[i] - i <= j, found by bisection."""
+    count = np.zeros(len(silent), np.int64)
+    for bit in reversed(range(len(firing_rows).bit_length())):
+        more = count + (1 << bit)
+        last = np.minimum(more, len(firing_rows)) - 1
+        count = np.where((more <= len(firing_rows)) & (firing_rows[last] - last <= silent), more, count)
+    return count
 
 
 def seeded_hash(rows: NDArray[np.int64], seed: int, *names: object) -> NDArray[np.uint64]:
     """64 bits for each row, to break ties by: splitmix64 (Steele et al. 2014) of the row and the seed."""
+    return mixed(rows, hash_salt(seed, *names))
+
+
+def hash_salt(seed: int, *names: object) -> np.uint64:
+    """What makes `seeded_hash` of one purpose another than that of the next."""
     text = "\0".join([str(seed), *map(str, names)]).encode()
-    salt = np.uint64(int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big"))
+    return np.uint64(int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big"))
+
+
+def mixed(rows: NDArray[np.integer], salt: np.uint64 | NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """`seeded_hash` from its salt, or from one salt a row. Different rows have different hashes under one salt."""
     with np.errstate(over="ignore"):
         z = rows.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + salt
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

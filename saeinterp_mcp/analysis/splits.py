@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 
 EXPLAIN_SHARE = 0.7
-_EXPLAIN_BELOW = int(EXPLAIN_SHARE * 2**64)
+EXPLAIN_BELOW = int(EXPLAIN_SHARE * 2**64)
 
 
 def content_unit(tokens: Iterable[str], kind: str) -> str:
@@ -30,7 +30,7 @@ def unit_hash(unit: str, split_seed: int) -> int:
 
 def in_explain(place: int) -> bool:
     """Whether a unit with this hash belongs to the `explain` split."""
-    return place < _EXPLAIN_BELOW
+    return place < EXPLAIN_BELOW
 
 
 def order_units(units: Sequence[str], split_seed: int) -> tuple[list[str], int]:

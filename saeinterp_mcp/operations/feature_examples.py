@@ -40,7 +40,7 @@ MEANING = {
 
 
 class FeatureExamples(TableResult):
-    """Rows of samples; in `text` the row's own token is marked <<so>>."""
+    """Rows; `sample` is the sample's row in the input, in `text` the row's own token is marked <<so>>."""
 
     pick: str
     total: int
@@ -124,7 +124,7 @@ def feature_examples(
 def example_table(
     store: Store, rows: Ints, activations: np.ndarray[Any, Any], before: int = BEFORE, after: int = AFTER
 ) -> tuple[list[str], list[list[Cell]]]:
-    """Columns and rows that show stored rows: sample, position, activation, text, then the groups."""
+    """Columns and rows that show stored rows: sample (its row in the input), position, activation, text, groups."""
     groups = store.manifest.groups
     columns = [
         "sample",
@@ -143,7 +143,7 @@ def example_table(
     for row, activation in zip(rows.tolist(), activations.tolist(), strict=True):
         sample, position = int(store.row_sample[row]), int(store.row_position[row])
         tokens = [store.tokens[i] for i in store.tokens_of_sample(sample).tolist()]
-        cells: list[Cell] = [sample, position, activation]
+        cells: list[Cell] = [int(store.source[sample]), position, activation]
         if store.is_sequence:
             cells += [sequence_text(tokens, position, first, before, after), visible_token(tokens[position])]
         else:

@@ -56,9 +56,73 @@ class Backend(ABC):
     def column(self, name: str) -> AnyArray:
         """The whole array, read-only; may be memory-mapped, so that a gather reads only what it needs."""
 
+    def gather(self, name: str, index: Ints) -> AnyArray:
+        """Entries of an array, in the order of `index`."""
+        return np.asarray(self.column(name)[index])
+
+    def postings(self, feature: int) -> Postings:
+        """Where a feature fires, in all segments."""
+        parts = []
+        for segment in range(len(self.manifest().segments)):
+            prefix = segment_prefix(segment)
+            start, stop = (int(i) for i in self.column(f"{prefix}features/indptr")[feature : feature + 2])
+            rows = self.span(f"{prefix}features/rows", start, stop).astype(np.int64)
+            values = self.span(f"{prefix}features/values", start, stop)
+            parts.append((rows, values))
+        if len(parts) == 1:
+            return Postings(*parts[0])
+        rows = np.concatenate(
+            [
+                self.column(f"segments/{k}/store_row")[rows].astype(np.int64)
+                for k, (rows, _) in enumerate(parts)
+            ]
+        )
+        order = np.argsort(rows, kind="stable")  # merges runs that ascend already
+        return Postings(rows[order], np.concatenate([values for _, values in parts])[order])
+
+    def firing_at(self, rows: Ints) -> tuple[Ints, Ints, NDArray[np.float32]]:
+        """What fires at some rows: (index into `rows`, feature, activation), one entry an activation."""
+        found = []
+        n_segments = len(self.manifest().segments)
+        for segment in range(n_segments):
+            index, local = np.arange(len(rows)), rows
+            if n_segments > 1:
+                places = self.column(f"segments/{segment}/store_row")
+                at = np.minimum(np.searchsorted(places, rows), max(0, len(places) - 1))
+                here = places[at] == rows if len(places) else np.zeros(len(rows), bool)
+                index, local = index[here], at[here]
+            prefix = segment_prefix(segment)
+            indptr = self.column(f"{prefix}rows/indptr")
+            starts, counts = indptr[local], indptr[local + 1] - indptr[local]
+            entries = expand_ranges(starts, counts)
+            features = self.gather(f"{prefix}rows/features", entries).astype(np.int64)
+            found.append((np.repeat(index, counts), features, self.gather(f"{prefix}rows/values", entries)))
+        if n_segments == 1:
+            return found[0]
+        index, features, values = (np.concatenate(columns) for columns in zip(*found, strict=True))
+        order = np.argsort(index, kind="stable")
+        return index[order], features[order], values[order]
+
     @abstractmethod
     def table(self, name: str) -> "pl.DataFrame":
         """A table: `samples`, `vocabulary`, `families`, `groups`, `features`, `examples`, `decoder_influence`."""
+
+
+def segment_prefix(segment: int) -> str:
+    """What the names of a segment's activations begin with."""
+    return "" if segment == 0 else f"segments/{segment}/"
+
+
+class Growing(ABC):
+    """An array or a table that is written in parts and gets its length at the end."""
+
+    @abstractmethod
+    def add(self, block: Any) -> None:
+        """Append entries (an array) or rows (a data frame)."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """No more parts."""
 
 
 class StoreWriter(ABC):
@@ -78,8 +142,16 @@ class StoreWriter(ABC):
         self.write(name, 0, array)
 
     @abstractmethod
+    def grow(self, name: str, dtype: str) -> Growing:
+        """Begin a one-dimensional array whose length is known when it is closed."""
+
+    @abstractmethod
     def table(self, name: str, frame: "pl.DataFrame") -> None:
         """Write a table."""
+
+    @abstractmethod
+    def grow_table(self, name: str) -> Growing:
+        """Begin a table that comes in parts."""
 
     @abstractmethod
     def publish(self, manifest: Manifest) -> Manifest:
@@ -183,10 +255,6 @@ class Store:
         """Units of a split; they are units 0 to n - 1."""
         return self.manifest.n_units if split == "all" else self.manifest.n_explain["units"]
 
-    @cached_property
-    def _feature_indptr(self) -> Ints:
-        return self.backend.column("features/indptr")
-
     def activations(self, feature: int, split: Split = "all") -> Postings:
         """Where `feature` fires, in a split.
 
@@ -194,9 +262,7 @@ class Store:
             UnknownName: no such feature.
         """
         self.check_feature(feature)
-        start, stop = (int(i) for i in self._feature_indptr[feature : feature + 2])
-        rows = self.backend.span("features/rows", start, stop).astype(np.int64)
-        values = self.backend.span("features/values", start, stop)
+        rows, values = self.backend.postings(feature)
         if split == "explain":
             end = int(np.searchsorted(rows, self.n_rows("explain")))
             rows, values = rows[:end], values[:end]
@@ -204,12 +270,7 @@ class Store:
 
     def firing_at(self, rows: Ints) -> tuple[Ints, Ints, NDArray[np.float32]]:
         """What fires at some rows: (index into `rows`, feature, activation), one entry an activation."""
-        indptr = self.backend.column("rows/indptr")
-        starts, counts = indptr[rows], indptr[rows + 1] - indptr[rows]
-        entries = expand_ranges(starts, counts)
-        features = self.backend.column("rows/features")[entries].astype(np.int64)
-        values = self.backend.column("rows/values")[entries]
-        return np.repeat(np.arange(len(rows)), counts), features, values
+        return self.backend.firing_at(rows)
 
     @cached_property
     def row_unit(self) -> AnyArray:
@@ -225,6 +286,11 @@ class Store:
     def row_position(self) -> AnyArray:
         """(R,) position of each row in its sample."""
         return self.backend.column("rows/position")
+
+    @cached_property
+    def source(self) -> Ints:
+        """(N,) row of each sample in the input: the number people know it by, which an append does not change."""
+        return self.backend.column("samples/source")
 
     @cached_property
     def first_token(self) -> Ints:

@@ -4,6 +4,9 @@ Letters in shapes: F features, N samples, R rows (counted positions), T stored t
 V tokens of the vocabulary, O output tokens, K labels of one set (levels of a family with 0 = none, values of a
 group, tokens). An axis of 2 is the split: 0 `explain`, 1 `all`. Rows, samples and units are in one order: by a
 hash of (unit, split_seed), so a unit's rows are neighbours and the `explain` split is a prefix of everything.
+A store that was appended to has several segments. Everything is in the order above but the activations of a segment:
+they are stored by the segment's own rows, whose places among the rows of the store `segments/*/store_row` tells
+(segment 0's activations are `features/*` and `rows/*`). So an append writes no activation again.
 Sentinels pad lists that are shorter than their axis: 2^32 - 1 in u32, NaN in f32.
 """
 
@@ -41,6 +44,13 @@ ARRAYS = (
     ArraySpec("rows/indptr", "i8", "R+1", "where a row's activations begin"),
     ArraySpec("rows/features", "u4", "A", "features firing at the row, ascending"),
     ArraySpec("rows/values", "f4", "A", "their activations"),
+    ArraySpec("segments/*/features/indptr", "i8", "F+1", "the same of a later segment, by its own rows"),
+    ArraySpec("segments/*/features/rows", "u4", "A", "rows of the segment"),
+    ArraySpec("segments/*/features/values", "f4", "A", "activations there"),
+    ArraySpec("segments/*/rows/indptr", "i8", "R+1", "by the segment's own rows"),
+    ArraySpec("segments/*/rows/features", "u4", "A", "features firing at the row"),
+    ArraySpec("segments/*/rows/values", "f4", "A", "their activations"),
+    ArraySpec("segments/*/store_row", "u4", "R", "row of the store of each row of the segment, ascending"),
     ArraySpec("rows/unit", "u4", "R", "unit of the row"),
     ArraySpec("rows/sample", "u4", "R", "sample of the row"),
     ArraySpec("rows/position", "u4", "R", "position in the sample"),

@@ -51,10 +51,12 @@ class FileEntry(Frozen):
 
 
 class Segment(Frozen):
-    """A range of samples written together. A store has one; appends will add more."""
+    """Samples whose activations were written together. A store has one, and one more for each append."""
 
     path: str = "."
+    """Folder of the activations in the store."""
     first_sample: int = 0
+    """Its first sample, by row in the input."""
     n_samples: int
 
 

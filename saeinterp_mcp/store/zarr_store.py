@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from saeinterp_mcp.errors import BadInput, BadStore
-from saeinterp_mcp.store.base import AnyArray, Backend, StoreWriter
+from saeinterp_mcp.store.base import AnyArray, Backend, Growing, Ints, StoreWriter
 from saeinterp_mcp.store.layout import NO_INDEX, spec_of
 from saeinterp_mcp.store.manifest import (
     FORMAT,
@@ -29,13 +29,13 @@ from saeinterp_mcp.store.manifest import (
     read_manifest,
     write_manifest,
 )
+from saeinterp_mcp.store.raw_arrays import INNER_CHUNK, SHARD, GrowingFile, allocate_shards, shard_rows
 
 if TYPE_CHECKING:
     import polars as pl
 
-SHARD = 2**24
-INNER_CHUNK = 2**16
 SHARDED = ("features/rows", "features/values", "rows/features", "rows/values")
+"""The long arrays; those of later segments too."""
 TABLES = "tables"
 REBUILD = "Make the store again."
 
@@ -59,11 +59,13 @@ class ZarrBackend(Backend):
 
     def __init__(self, path: Path, *others: Path, draft: Manifest | None = None) -> None:
         assert not others or draft is not None, "a published store is one folder"
+        self.path = path
         self._folders = (path, *others)
         self._manifest = draft or read_manifest(path)
         self._array = cache(self._open_array)
         self._descriptor = cache(lambda file: os.open(file, os.O_RDONLY))
         self._column = cache(self._read_column)
+        self._mapped = cache(self._map_file)
         self._table = cache(self._read_table)
 
     def manifest(self) -> Manifest:
@@ -99,6 +101,18 @@ class ZarrBackend(Backend):
         """The whole array: memory-mapped when it lies in one plain file, else read."""
         return self._column(name)
 
+    def gather(self, name: str, index: Ints) -> AnyArray:
+        """Entries of an array, in the order of `index`; reads only what it needs, in however many files it lies."""
+        array = self._array(name)
+        if len(array.files) < 2 or len(array.shape) > 1:
+            return super().gather(name, index)
+        out = np.empty(len(index), array.dtype)
+        file, offset = np.divmod(index, array.rows_per_file)
+        for i in np.unique(file).tolist():
+            here = file == i
+            out[here] = self._mapped(name, i)[offset[here]]
+        return out
+
     def table(self, name: str) -> "pl.DataFrame":
         """A table, kept after the first read."""
         return self._table(name)
@@ -113,6 +127,11 @@ class ZarrBackend(Backend):
         whole = self.span(name, 0, array.shape[0])
         whole.flags.writeable = False
         return whole
+
+    def _map_file(self, name: str, file: int) -> AnyArray:
+        array = self._array(name)
+        n = min(array.rows_per_file, array.shape[0] - file * array.rows_per_file)
+        return np.asarray(np.memmap(array.files[file], dtype=array.dtype, mode="r", shape=(n,)))
 
     def _read_table(self, name: str) -> "pl.DataFrame":
         import polars as pl  # a tenth of a second that only some questions need
@@ -186,17 +205,19 @@ class ZarrWriter(StoreWriter):
         self._root.attrs.update({"format": FORMAT, "format_version": FORMAT_VERSION})
         self._arrays: dict[str, Any] = {}
 
-    def create(self, name: str, shape: Sequence[int], dtype: str) -> None:
+    def create(self, name: str, shape: Sequence[int], dtype: str, one_chunk: bool = False) -> None:
         """Announce an array; an earlier one of that name is replaced."""
         spec = spec_of(name)
         if dtype not in spec.dtype.split("|"):
             raise AssertionError(f"{name} is {dtype}, the layout says {spec.dtype}")
         kind = np.dtype("<" + dtype)
-        sharded = name in SHARDED
+        sharded = _is_sharded(name)
         row_bytes = kind.itemsize * int(np.prod(shape[1:], dtype=np.int64))
         rows = max(1, min(int(shape[0]), SHARD if len(shape) == 1 else SHARD * 4 // max(1, row_bytes)))
-        if sharded:
-            rows = -(-rows // INNER_CHUNK) * INNER_CHUNK
+        if one_chunk:
+            rows = max(1, int(shape[0]))
+        elif sharded:
+            rows = shard_rows(int(shape[0]))
         chunk = (rows, *(max(1, int(n)) for n in shape[1:]))
         self._arrays[name] = self._root.create_array(
             name,
@@ -217,11 +238,30 @@ class ZarrWriter(StoreWriter):
             return
         self._arrays[name][start : start + len(block)] = block
 
+    def allocate(self, name: str, n: int, dtype: str) -> None:
+        """Create a sharded array to be filled by `raw_arrays.write_span`; what is there already is kept."""
+        try:
+            kept = self._root[name].shape == (n,)
+        except KeyError:
+            kept = False
+        if not kept:
+            self.create(name, (n,), dtype)
+        kind = np.dtype("<" + dtype)
+        allocate_shards(self.path / name, n, np.array([_fill_value(kind)], kind))
+
+    def grow(self, name: str, dtype: str) -> "GrowingArray":
+        """Begin a one-dimensional array whose length is known when it is closed."""
+        return GrowingArray(self, name, dtype)
+
     def table(self, name: str, frame: "pl.DataFrame") -> None:
         """Write a Parquet table (zstd)."""
         folder = self.path / TABLES
         folder.mkdir(exist_ok=True)
         frame.write_parquet(folder / f"{name}.parquet", compression="zstd", statistics=False)
+
+    def grow_table(self, name: str) -> "GrowingTable":
+        """Begin a table that comes in parts."""
+        return GrowingTable(self.path / TABLES / f"{name}.parquet")
 
     def publish(self, manifest: Manifest) -> Manifest:
         """Hash every file, flush to disk, write the manifest last."""
@@ -231,6 +271,59 @@ class ZarrWriter(StoreWriter):
             list(pool.map(_flush, (self.path / name for name in complete.files)))
         write_manifest(self.path, complete)
         return complete
+
+
+class GrowingArray(Growing):
+    """A plain array, one chunk, written as it comes."""
+
+    def __init__(self, writer: ZarrWriter, name: str, dtype: str) -> None:
+        self._writer, self._name, self._dtype = writer, name, dtype
+        path = writer.path / (name.replace("/", ".") + ".growing")
+        self._file = GrowingFile(path, np.dtype("<" + dtype))
+
+    def add(self, block: AnyArray) -> None:
+        """Append entries."""
+        self._file.add(block)
+
+    def close(self) -> None:
+        """Give the array its length and its place."""
+        self._file.close()
+        self._writer.create(self._name, (self._file.n,), self._dtype, one_chunk=True)
+        if self._file.n:
+            place = self._writer.path / self._name / "c" / "0"
+            place.parent.mkdir(exist_ok=True)
+            self._file.path.rename(place)
+        else:
+            self._file.path.unlink()
+
+
+class GrowingTable(Growing):
+    """A Parquet table (zstd) written by row groups."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(exist_ok=True)
+        self._path = path
+        self._writer: Any = None
+
+    def add(self, block: "pl.DataFrame") -> None:
+        """Append rows."""
+        import pyarrow.parquet as pq
+
+        table = block.to_arrow()
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(
+                self._path, table.schema, compression="zstd", write_statistics=False
+            )
+        self._writer.write_table(table)
+
+    def close(self) -> None:
+        """No more rows."""
+        assert self._writer is not None, "a table has at least one part, be it empty"
+        self._writer.close()
+
+
+def _is_sharded(name: str) -> bool:
+    return "/".join(name.split("/")[-2:]) in SHARDED
 
 
 def _flush(path: Path) -> None:

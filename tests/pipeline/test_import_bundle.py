@@ -869,7 +869,8 @@ def assert_activations_are_read(bundle: Path, expected: list[Row]) -> None:
     files = bundle_activations.activation_files(bundle)
     found = [
         row
-        for batch in bundle_activations.read_activations(files, config, samples.lengths, None, {})
+        for part in bundle_activations.activation_parts(files)
+        for batch in bundle_activations.read_part(part, config, samples.lengths, None, {})
         for row in zip(
             batch.feature.tolist(),
             batch.sample.tolist(),

@@ -1,0 +1,55 @@
+"""Blocks of features over worker processes, joined again for writing."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.parallel import run_tasks
+
+Block = dict[str, NDArray[Any]]
+"""Name to array, whose first axis is the feature."""
+WRITTEN = 4096
+"""Features written at a time: a chunk of an array is written anew with every part of it."""
+
+
+def joined_blocks(
+    task: Callable[[int], Block],
+    n_features: int,
+    size: int,
+    workers: int,
+    progress: Callable[[int, int], None],
+) -> Iterator[tuple[int, Block]]:
+    """Run `task(first)` for the features first .. first + size - 1 of each block, and yield what it returns in order.
+
+    Yields (first, arrays) of some thousand features, so that a writer seldom writes and holds little.
+    """
+    starts = range(0, n_features, size)
+    waiting, written = list[Block](), 0
+    with _one_thread_each():
+        for start, block in zip(starts, run_tasks(task, starts, workers), strict=True):
+            waiting.append(block)
+            done = min(start + size, n_features)
+            if done - written >= WRITTEN or done == n_features:
+                yield written, {name: np.concatenate([one[name] for one in waiting]) for name in block}
+                waiting, written = [], done
+            progress(done, n_features)
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Processes started meanwhile multiply matrices with one thread; those of two workers wait for each other."""
+    names = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
