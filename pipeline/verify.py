@@ -9,7 +9,7 @@ from saeinterp_mcp.analysis.firing import effective_max
 from saeinterp_mcp.analysis.sampling import rng
 from saeinterp_mcp.analysis.splits import in_explain, unit_hash
 from saeinterp_mcp.errors import BadStore
-from saeinterp_mcp.store.base import Store
+from saeinterp_mcp.store.base import Store, segment_prefix
 from saeinterp_mcp.store.layout import ARRAYS
 from saeinterp_mcp.store.manifest import SPLITS, read_manifest, verify_files
 from saeinterp_mcp.store.open import open_store
@@ -37,28 +37,15 @@ def verify_store(path: Path, progress: Callable[[int, int], None] = lambda done,
         if expected != found:
             raise BadStore(path / what, str(expected), str(found), ADVICE)
 
-    for prefix, n, minors, limit in (
-        ("features", manifest.n_features, "rows", manifest.n_rows),
-        ("rows", manifest.n_rows, "features", manifest.n_features),
-    ):
-        indptr = read(f"{prefix}/indptr")
-        same(f"{prefix}/indptr", n + 1, len(indptr))
-        same(f"{prefix}/indptr", True, bool((np.diff(indptr) >= 0).all()) and int(indptr[0]) == 0)
-        same(f"{prefix}/indptr", manifest.n_activations, int(indptr[-1]))
-        for start in range(0, manifest.n_activations, 1 << 22):
-            stop = min(start + (1 << 22), manifest.n_activations)
-            minor = store.backend.span(f"{prefix}/{minors}", start, stop)
-            values = store.backend.span(f"{prefix}/values", start, stop)
-            same(f"{prefix}/{minors}", True, bool((minor < limit).all()))
-            same(f"{prefix}/values", True, bool((np.isfinite(values) & (values > 0)).all()))
-            rising = minor[1:] > minor[:-1]
-            inside = np.ones(len(minor), bool)
-            first = indptr[np.searchsorted(indptr, start) : np.searchsorted(indptr, stop)] - start
-            inside[first] = False
-            same(f"{prefix}/{minors}", True, bool(rising[inside[1:]].all()))
-            progress(stop, manifest.n_activations)
-    total = [float(np.float64(read(f"{p}/values")[:].astype(np.float64).sum())) for p in ("features", "rows")]
-    same("rows/values", True, bool(np.isclose(total[0], total[1], rtol=1e-9)))
+    n_found = 0
+    for segment in range(len(manifest.segments)):
+        n_found += _verify_segment(
+            store, segment, same, lambda n, so_far=n_found: progress(so_far + n, manifest.n_activations)
+        )
+    same("features/indptr", manifest.n_activations, n_found)
+    if len(manifest.segments) > 1:
+        rows = np.concatenate([read(f"segments/{k}/store_row") for k in range(len(manifest.segments))])
+        same("segments", True, bool(np.array_equal(np.sort(rows), np.arange(manifest.n_rows))))
     checked.append(f"{manifest.n_activations} activations are positive, ordered and the same both ways round")
     units = store.backend.table("samples")["unit"].to_list()
     sample_unit = read("samples/unit")
@@ -83,6 +70,51 @@ def verify_store(path: Path, progress: Callable[[int, int], None] = lambda done,
     ]
     same("zarr.json", [], missing)
     return checked
+
+
+Same = Callable[[str, object, object], None]
+
+
+def _verify_segment(store: Store, segment: int, same: Same, progress: Callable[[int], None]) -> int:
+    """Check the activations of a segment both ways round; how many there are."""
+    manifest, read, prefix = store.manifest, store.backend.column, segment_prefix(segment)
+    n_rows = manifest.n_rows
+    if len(manifest.segments) > 1:
+        n_rows = store.backend.shape(f"segments/{segment}/store_row")[0]
+    n_activations = int(read(f"{prefix}features/indptr")[-1])
+    for name, n, minors, limit in (
+        ("features", manifest.n_features, "rows", n_rows),
+        ("rows", n_rows, "features", manifest.n_features),
+    ):
+        at = f"{prefix}{name}"
+        indptr = read(f"{at}/indptr")
+        same(f"{at}/indptr", n + 1, len(indptr))
+        same(f"{at}/indptr", True, bool((np.diff(indptr) >= 0).all()) and int(indptr[0]) == 0)
+        same(f"{at}/indptr", n_activations, int(indptr[-1]))
+        for start in range(0, n_activations, 1 << 22):
+            stop = min(start + (1 << 22), n_activations)
+            minor = store.backend.span(f"{at}/{minors}", start, stop)
+            values = store.backend.span(f"{at}/values", start, stop)
+            same(f"{at}/{minors}", True, bool((minor < limit).all()))
+            same(f"{at}/values", True, bool((np.isfinite(values) & (values > 0)).all()))
+            rising = minor[1:] > minor[:-1]
+            inside = np.ones(len(minor), bool)
+            first = indptr[np.searchsorted(indptr, start) : np.searchsorted(indptr, stop)] - start
+            inside[first] = False
+            same(f"{at}/{minors}", True, bool(rising[inside[1:]].all()))
+            progress(stop)
+    total = [_total(store, f"{prefix}{name}/values", n_activations) for name in ("features", "rows")]
+    same(f"{prefix}rows/values", True, bool(np.isclose(total[0], total[1], rtol=1e-9)))
+    return n_activations
+
+
+def _total(store: Store, name: str, n: int) -> float:
+    return float(
+        sum(
+            store.backend.span(name, start, min(start + (1 << 22), n)).astype(np.float64).sum()
+            for start in range(0, n, 1 << 22)
+        )
+    )
 
 
 def _verify_feature(store: Store, feature: int, same: Callable[[str, object, object], None]) -> None:

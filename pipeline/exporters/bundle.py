@@ -18,6 +18,7 @@ from saeinterp_mcp.analysis.ranges import expand_ranges
 from saeinterp_mcp.store.manifest import GroupInfo
 
 ROWS_OF_A_PART = 1 << 16
+ROWS_AT_ONCE = 1 << 10
 SAMPLES_AT_ONCE = 1 << 16
 
 
@@ -53,7 +54,7 @@ def _write_part(part: tuple[int, tuple[int, int]], store: Path, out: Path) -> in
     )
     n = 0
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        for first, last in ranges(stop - start, 4096):
+        for first, last in ranges(stop - start, ROWS_AT_ONCE):
             found = rows.entries(start + first, start + last)
             sample, position, _ = rows.samples_at(start + first, start + last)
             columns = (found.feature, sample[found.row], position[found.row], found.value)

@@ -19,7 +19,7 @@ Ints = NDArray[np.int64]
 
 
 class Entries(NamedTuple):
-    """Activations of some rows: `row` (n,) index into them, ascending; `feature`, ascending within; `value`."""
+    """Activations of some rows: `row` (n,) index into them, ascending; `feature` (n,); `value` (n,)."""
 
     row: Ints
     feature: Ints
@@ -32,7 +32,7 @@ class SourceRows:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.n_features = store.manifest.n_features
-        source = store.backend.column("samples/source")
+        source = store.source
         self.samples = np.argsort(source, kind="stable")
         """(N,) stored sample of each original one."""
         if store.is_sequence:
@@ -50,7 +50,6 @@ class SourceRows:
         self.n = int(self.first[-1])
         self._stored = np.full(self.n, -1, np.int64)
         self._stored[self.original] = np.arange(len(self.original))
-        self._indptr = store.backend.column("rows/indptr")
 
     def firing(self, feature: int) -> tuple[Ints, NDArray[np.float32]]:
         """Where a feature fires: original rows ascending, activations."""
@@ -72,24 +71,12 @@ class SourceRows:
     def entries(self, start: int, stop: int) -> Entries:
         """What fires at the original rows `start` to `stop` - 1; `row` counts from `start`.
 
-        Rows that are neighbours in the store are read together; memory is that of the entries.
+        Memory is that of the entries.
         """
         stored = self._stored[start:stop]
         at = np.flatnonzero(stored >= 0)
-        rows = stored[at]
-        # a run of store rows that follow one another is one read
-        breaks = np.flatnonzero(np.diff(rows) != 1) + 1
-        edges = np.concatenate([[0], breaks, [len(rows)]]) if len(rows) else np.zeros(1, np.int64)
-        features, values = [np.zeros(0, np.uint32)], [np.zeros(0, np.float32)]
-        for i in range(len(edges) - 1):
-            first, last = int(rows[edges[i]]), int(rows[edges[i + 1] - 1])
-            begin, end = int(self._indptr[first]), int(self._indptr[last + 1])
-            features.append(self.store.backend.span("rows/features", begin, end))
-            values.append(self.store.backend.span("rows/values", begin, end))
-        counts = self._indptr[rows + 1] - self._indptr[rows]
-        return Entries(
-            np.repeat(at, counts), np.concatenate(features).astype(np.int64), np.concatenate(values)
-        )
+        index, feature, value = self.store.firing_at(stored[at])
+        return Entries(at[index], feature, value)
 
     def blocks(self, start: int, stop: int, size: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """Dense blocks [rows, features] of `size` rows: the first original row of each, and the block."""

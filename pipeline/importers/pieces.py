@@ -21,7 +21,7 @@ BLOCK_CELLS = 1 << 22
 """Cells searched at once for what is not 0."""
 BAND_CELLS = 1 << 24
 """Cells decoded at once, where the chunks allow it."""
-PIECE_CELLS = 1 << 28
+PIECE_CELLS = 1 << 26
 """Cells of a piece: what a killed import reads again."""
 ROW_GROUP = 1 << 20
 SCHEMA = pa.schema(

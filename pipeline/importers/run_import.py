@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from pipeline.config import Execution, StoreConfig
 from pipeline.importers.bundle import read_config
-from pipeline.importers.convert_source import CONVERT_SOURCE, open_source
+from pipeline.importers.convert_source import CONVERT_SOURCE, OPENERS, open_source
 from pipeline.importers.source import SourceSection, default_name, refuse_pickles
 from pipeline.progress import Reporter
 from pipeline.runner import run_stages
@@ -22,7 +22,7 @@ from saeinterp_mcp.errors import BadInput, nearest
 from saeinterp_mcp.frozen import Frozen, describe_validation
 from saeinterp_mcp.store.manifest import Manifest
 
-FORMATS = ("bundle", "batch-zarr", "transposed-zarr", "neuron-acts", "npz", "hdf5", "examples")
+FORMATS = ("bundle", *OPENERS)
 Negatives = Literal["drop", "abs"] | None
 
 

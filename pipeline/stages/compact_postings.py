@@ -9,7 +9,7 @@ from pipeline.config import Execution
 from pipeline.linking import link_tree
 from pipeline.stages.append_samples import rows_of_segments
 from pipeline.stages.order_samples import DRAFT, PLACING
-from pipeline.stages.write_postings import Sorting, is_activations, parts_of_store
+from pipeline.stages.write_postings import SPOOL, Sorting, is_activations, parts_of_store
 from saeinterp_mcp.errors import BadInput
 from saeinterp_mcp.store.manifest import MANIFEST, Manifest, Segment
 from saeinterp_mcp.store.open import open_store
@@ -32,11 +32,11 @@ def compact_postings(
     for segment, rows in enumerate(rows_of_segments(store)):
         np.save(placing / f"segment-{segment}.npy", np.asarray(rows, np.uint32))
     writer = ZarrWriter(out)
-    parts, counts = parts_of_store(store, placing, placing)
+    parts, counts = parts_of_store(store, placing, out / SPOOL)
     manifest = store.manifest
     sorting = Sorting(writer, "", manifest.n_features, manifest.n_rows, execution, progress)
     found = sorting.run(parts, counts)
-    assert found == manifest.n_activations, "the segments of a whole store hold each activation once"
+    assert found == manifest.n_activations, f"{found} activations sorted of {manifest.n_activations}"
 
     def kept(name: Path) -> bool:
         return (

@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from pipeline.config import Execution
 from pipeline.stages.feature_blocks import Block, joined_blocks
 from pipeline.stages.store_config import open_draft
 from saeinterp_mcp.analysis.sampling import random_pairs
-from saeinterp_mcp.store.base import Store
+from saeinterp_mcp.store.base import Store, segment_prefix
 from saeinterp_mcp.store.layout import N_RANDOM_QUANTILES, NEIGHBOURS, NO_INDEX
 from saeinterp_mcp.store.zarr_store import ZarrWriter
 
@@ -217,27 +217,50 @@ def _write_rows(store: Store, scratch: Path, size: int) -> None:
     The store's own are in shards and of 64 bits, which no sparse matrix can be laid over.
     """
     scratch.mkdir()
-    n, backend = store.n_rows("explain"), store.backend
-    indptr = backend.column("rows/indptr")[: n + 1]
-    made = partial(np.lib.format.open_memmap, mode="w+", dtype=np.int32)
+    n = store.n_rows("explain")
+    indptr = _offsets(store, n)
     fires = np.zeros(store.manifest.n_features)
     row = piece = 0
     while row < n:
-        stop = max(row + 1, int(np.searchsorted(indptr, indptr[row] + size, side="right")) - 1)
+        stop = _last_within(indptr, row, size)
         begin, end = int(indptr[row]), int(indptr[stop])
-        starts = made(scratch / f"indptr-{piece}.npy", shape=(stop - row + 1,))
-        for at in range(row, stop + 1, COPIED):
-            part = indptr[at : min(at + COPIED, stop + 1)]
-            starts[at - row : at - row + len(part)] = part - begin
-        features = made(scratch / f"features-{piece}.npy", shape=(end - begin,))
-        for at in range(begin, end, COPIED):
-            part = backend.span("rows/features", at, min(at + COPIED, end))
-            features[at - begin : at - begin + len(part)] = part
+        np.save(scratch / f"indptr-{piece}.npy", (indptr[row : stop + 1] - begin).astype(np.int32))
+        features = np.lib.format.open_memmap(
+            scratch / f"features-{piece}.npy", mode="w+", dtype=np.int32, shape=(end - begin,)
+        )
+        while row < stop:
+            upto = min(_last_within(indptr, row, COPIED), stop)
+            part = _features_of(store, indptr, row, upto)
+            features[int(indptr[row]) - begin : int(indptr[upto]) - begin] = part
             fires += np.bincount(part, minlength=len(fires))
-        starts.flush()
+            row = upto
         features.flush()
-        row, piece = stop, piece + 1
+        piece += 1
     np.save(scratch / "fires.npy", fires)
+
+
+def _offsets(store: Store, n: int) -> NDArray[np.int64]:
+    """(n+1,) where the activations of each of the first rows begin, all segments counted."""
+    segments = len(store.manifest.segments)
+    if segments == 1:
+        return store.backend.column("rows/indptr")[: n + 1]
+    counts = np.zeros(store.manifest.n_rows, np.int64)
+    for k in range(segments):
+        here = np.diff(store.backend.column(f"{segment_prefix(k)}rows/indptr"))
+        counts[store.backend.column(f"segments/{k}/store_row")] = here
+    return np.concatenate([[0], np.cumsum(counts[:n])])
+
+
+def _last_within(indptr: NDArray[np.int64], row: int, size: int) -> int:
+    """The row after the last one whose activations, from `row` on, are at most `size`; at least one row."""
+    return max(row + 1, int(np.searchsorted(indptr, indptr[row] + size, side="right")) - 1)
+
+
+def _features_of(store: Store, indptr: NDArray[np.int64], row: int, stop: int) -> NDArray[Any]:
+    """Features firing at some rows, row by row."""
+    if len(store.manifest.segments) == 1:
+        return store.backend.span("rows/features", int(indptr[row]), int(indptr[stop]))
+    return store.firing_at(np.arange(row, stop))[1]
 
 
 def _read_rows(scratch: Path, n_features: int) -> list[tuple[int, "sparse.csr_array[np.int32]"]]:

@@ -41,7 +41,10 @@ class NeuronActsLoader:
     @property
     def is_available(self) -> bool:
         """Whether any feature's folder is there."""
-        return self._folder is not None and any(self._folder.glob("neuron_*/"))
+        # once the folders are listed, a second look at thousands of them for each feature tells nothing new
+        return "folders" in self.__dict__ or (
+            self._folder is not None and any(self._folder.glob("neuron_*/"))
+        )
 
     @cached_property
     def folders(self) -> dict[int, Path]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
@@ -144,12 +145,15 @@ def read_manifest(store: Path) -> Manifest:
 
 def list_files(store: Path) -> dict[str, FileEntry]:
     """Size and SHA-256 of every file of a store but the manifest and the build log."""
-    entries = {}
-    for path in sorted(store.rglob("*")):
-        name = path.relative_to(store).as_posix()
-        if path.is_file() and name not in (MANIFEST, "build_log.json"):
-            entries[name] = FileEntry(bytes=path.stat().st_size, sha256=file_sha256(path))
-    return entries
+    paths = {p.relative_to(store).as_posix(): p for p in sorted(store.rglob("*")) if p.is_file()}
+    names = [name for name in paths if name not in (MANIFEST, "build_log.json")]
+    # hashing lets go of the interpreter, so threads help
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        hashes = pool.map(file_sha256, (paths[name] for name in names))
+    return {
+        name: FileEntry(bytes=paths[name].stat().st_size, sha256=sha256)
+        for name, sha256 in zip(names, hashes, strict=True)
+    }
 
 
 def write_manifest(store: Path, manifest: Manifest) -> None:

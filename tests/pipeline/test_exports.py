@@ -19,6 +19,7 @@ from saeinterp_mcp.errors import BadInput, NotInStore
 from saeinterp_mcp.loaders.storage_config import StorageConfig
 from saeinterp_mcp.store.open import open_store
 from tests.loaders.seed_files import VOCAB, WEAPONS, sparse_matrix, write_batches, write_examples
+from tests.pipeline.test_append import grown
 from tests.worlds import Quiet, builds, import_world, texts
 
 MATRIX = np.round(sparse_matrix(230, 12, density=0.15), 1)
@@ -318,6 +319,23 @@ def test_rows_of_a_sequence_store_are_its_positions(words: Path, tmp_path: Path)
         if p:  # what fires at an excluded position is not stored
             expected[row[s, p], f] = value
     assert batch_matrix(out).tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("world", [builds, texts])
+def test_a_store_that_was_appended_to_is_exported_whole(world: Any, tmp_path: Path) -> None:
+    whole = import_world(world(), tmp_path / "whole")
+    store = grown(world(), tmp_path / "grown", [3, 7])
+    for format in ("batch-zarr", "transposed-zarr", "bundle"):
+        made, expected = (
+            export(format, source, tmp_path / f"{format}-{i}") for i, source in enumerate((store, whole))
+        )
+        if format == "batch-zarr":
+            assert batch_matrix(made).tobytes() == batch_matrix(expected).tobytes()
+            assert batch_matrix(made).any()
+        if format == "bundle":
+            left, right = (pl.read_parquet(f / "activations" / "*.parquet") for f in (made, expected))
+            keys = ["feature", "sample", "position"]
+            assert left.sort(keys).equals(right.sort(keys))
 
 
 def test_a_sampled_store_is_not_exported_as_if_it_were_whole(seed_source: Path, tmp_path: Path) -> None:

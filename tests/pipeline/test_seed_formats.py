@@ -3,6 +3,7 @@
 import json
 import pickle
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,29 @@ def test_hdf5_gives_the_same_arrays(seed: Seed, reference: Store, tmp_path: Path
             "activations", data=MATRIX, chunks=(60, 12), compression="gzip", compression_opts=1
         )
     assert content(seed.load("hdf5", tmp_path / "a.h5", tmp_path / "store")) == content(reference)
+
+
+def test_hdf5_without_its_library_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    (tmp_path / "a.h5").write_bytes(b"")
+    refused("hdf5 needs h5py: pip install 'saeinterp-mcp[pipeline]'", "hdf5", tmp_path / "a.h5")
+
+
+def test_a_file_that_is_no_hdf5_or_has_no_such_dataset_is_refused(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("other", data=MATRIX)
+    refused(
+        f"{path}: expected a dataset 'activations'; found other. Give the file of the chunked collection.",
+        "hdf5",
+        path,
+        BadStore,
+    )
+    path.write_bytes(path.read_bytes()[:2000])
+    refused(f"{path}: expected a whole HDF5 file; found ...", "hdf5", path, BadStore)
 
 
 def test_workers_change_nothing(seed: Seed, reference: Store, tmp_path: Path) -> None:
