@@ -1,4 +1,4 @@
-"""The command `saeinterp-pipeline`: build, import, export, verify, status."""
+"""The command `saeinterp-pipeline`: build, import, compact, export, verify, status."""
 
 import errno
 import json
@@ -66,6 +66,13 @@ def import_(
     negatives: Annotated[
         str | None, typer.Option(help="drop or abs; without it negative activations are refused")
     ] = None,
+    append_to: Annotated[
+        Path | None,
+        typer.Option(help="A store whose samples come first; OUT holds both, as its next generation"),
+    ] = None,
+    straight: Annotated[
+        bool, typer.Option(help="Leave activations in the source's files and read them when asked, slowly")
+    ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the examples drawn")] = 0,
     workers: Annotated[int, typer.Option(min=1, help="Worker processes")] = 1,
     max_memory: Annotated[float | None, typer.Option(help="GB to stay under while sorting")] = None,
@@ -83,6 +90,8 @@ def import_(
         negatives=None if negatives is None else "drop" if negatives == "drop" else "abs",
         seed=seed,
         execution=Execution(workers=workers, max_memory_gb=max_memory),
+        append_to=append_to,
+        straight=straight,
         metadata=metadata,
         vocab=vocab,
         weapon_vocab=weapon_vocab,
@@ -96,6 +105,21 @@ def import_(
         split_seed=split_seed or None,
         trust_arrays=trust_arrays,
     )
+    typer.echo(f"{out}")
+
+
+@app.command()
+def compact(
+    store: Annotated[Path, typer.Argument(help="Folder of a store that was appended to")],
+    out: Annotated[Path, typer.Option(help="Folder of the new store, which must not exist")],
+    workers: Annotated[int, typer.Option(min=1, help="Worker processes")] = 1,
+    max_memory: Annotated[float | None, typer.Option(help="GB to stay under while sorting")] = None,
+) -> None:
+    """Sort the segments of a store into one. (The ninth append does it by itself.)"""
+    from pipeline.config import Execution
+    from pipeline.importers.run_compact import compact_store
+
+    compact_store(store, out, Execution(workers=workers, max_memory_gb=max_memory))
     typer.echo(f"{out}")
 
 

@@ -15,6 +15,7 @@ from saeinterp_mcp.store.manifest import SPLITS, read_manifest, verify_files
 from saeinterp_mcp.store.open import open_store
 
 RECOMPUTED = 100
+STRAIGHT_FEATURES = 20
 ADVICE = "The store was written wrongly or changed; make it again."
 
 
@@ -31,6 +32,8 @@ def verify_store(path: Path, progress: Callable[[int, int], None] = lambda done,
     verify_files(path, manifest)
     checked = [f"{len(manifest.files)} files have their size and SHA-256"]
     store = open_store(path)
+    if manifest.straight is not None:
+        return [*checked, _verify_straight(store)]
     read = store.backend.column
 
     def same(what: str, expected: object, found: object) -> None:
@@ -70,6 +73,18 @@ def verify_store(path: Path, progress: Callable[[int, int], None] = lambda done,
     ]
     same("zarr.json", [], missing)
     return checked
+
+
+def _verify_straight(store: Store) -> str:
+    """Read some features from the foreign files; the loader checks what it reads."""
+    straight = store.manifest.straight
+    assert straight is not None, "only of a store that is served straight"
+    n = min(STRAIGHT_FEATURES, store.manifest.n_features)
+    for feature in rng(0, "verify", "straight").permutation(store.manifest.n_features)[:n].tolist():
+        rows = store.activations(int(feature)).rows
+        if not ((rows[1:] > rows[:-1]).all() and (rows < store.manifest.n_rows).all()):
+            raise BadStore(straight.folder, "rows that ascend", f"others for feature {feature}", ADVICE)
+    return f"{straight.format} files in {straight.folder} are those of the import; {n} features were read"
 
 
 Same = Callable[[str, object, object], None]

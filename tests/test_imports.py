@@ -32,6 +32,14 @@ ALLOWED = {
         "saeinterp_mcp.fingerprint",
         "saeinterp_mcp.frozen",
     ),
+    # a store without activations of its own: they are loaded and summarised when asked for
+    "saeinterp_mcp.store.straight_store": (
+        "saeinterp_mcp.analysis.summaries",
+        "saeinterp_mcp.errors",
+        "saeinterp_mcp.fingerprint",
+        "saeinterp_mcp.loaders",
+        "saeinterp_mcp.store",
+    ),
     # other people's files, one feature at a time
     "saeinterp_mcp.loaders": ("saeinterp_mcp.config", "saeinterp_mcp.errors", "saeinterp_mcp.frozen"),
     "saeinterp_mcp.operations": (
@@ -137,7 +145,13 @@ ALLOWED = {
         "pipeline.stage",
         "pipeline.stages",
     ),
-    "pipeline.importers.run_append": (
+    "pipeline.importers.run_straight": (
+        "pipeline.config",
+        "pipeline.importers",
+        "pipeline.stage",
+        "pipeline.stages",
+    ),
+    "pipeline.importers.run_compact": (
         "pipeline.config",
         "pipeline.importers",
         "pipeline.progress",

@@ -98,7 +98,9 @@ def count_features(n_features: int, part: FilePart) -> NDArray[np.int64]:
             column = batch.column("feature")
             if not column.null_count:
                 feature = column.to_numpy(zero_copy_only=False)
-                total += np.bincount(np.clip(feature, 0, n_features - 1).astype(np.int64), minlength=n_features)
+                total += np.bincount(
+                    np.clip(feature, 0, n_features - 1).astype(np.int64), minlength=n_features
+                )
     return total
 
 

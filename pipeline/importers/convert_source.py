@@ -105,19 +105,14 @@ def run(
 ) -> Summary:
     """Write the bundle."""
     source = open_source(section.source)
-    described = _describe(section.source, source, out)
-    first_rows = None
-    if described.first_rows is not None:
-        first_rows = out / FIRST_ROWS
-        np.save(first_rows, described.first_rows)
+    notes = describe_source(section.source, source, out)
+    first_rows = out / FIRST_ROWS if (out / FIRST_ROWS).is_file() else None
     (out / "activations").mkdir(exist_ok=True)
     parts = [
         Part(piece, out / "activations" / f"part-{i:05d}.parquet", first_rows)
         for i, piece in enumerate(source.pieces)
     ]
     n = sum(run_tasks(write_part, parts, execution.workers, progress))
-    if first_rows is not None:
-        first_rows.unlink()
     if source.n_activations is not None and n != source.n_activations:
         raise BadStore(
             section.source.path,
@@ -125,14 +120,23 @@ def run(
             f"{n}",
             "Chunks were lost or changed after the conversion; convert again.",
         )
+    return Summary(n_in=n, n_kept=n, notes=tuple(notes))
+
+
+def describe_source(section: SourceSection, source: Source, out: Path) -> list[str]:
+    """Write everything of the bundle but its activations; what a reader must know of it."""
+    described = _describe(section, source, out)
+    (out / FIRST_ROWS).unlink(missing_ok=True)
+    if described.first_rows is not None:
+        np.save(out / FIRST_ROWS, described.first_rows)
     notes = [*source.notes, *described.notes]
     checks = []
     if source.embeddings is not None:
         check, note = check_reconstruction(source.embeddings, source.n_rows)
         checks += [check.model_dump(mode="json")] if check is not None else []
         notes.append(note)
-    _write_config(section.source, source, described, checks, notes, out)
-    return Summary(n_in=n, n_kept=n, notes=tuple(notes))
+    _write_config(section, source, described, checks, notes, out)
+    return notes
 
 
 def _describe(section: SourceSection, source: Source, out: Path) -> Described:

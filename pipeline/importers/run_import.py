@@ -17,28 +17,21 @@ from pipeline.runner import run_stages
 from pipeline.stage import RunSections, Stage
 from pipeline.stages.bundle_to_store import STORE, stages_from_bundle
 from pipeline.stages.publish_store import deliver_store
-from pipeline.stages.store_config import BundleSource
+from pipeline.stages.store_config import BaseSource, BundleSource
 from saeinterp_mcp.errors import BadInput, nearest
 from saeinterp_mcp.frozen import Frozen, describe_validation
-from saeinterp_mcp.store.manifest import Manifest
+from saeinterp_mcp.store.manifest import Manifest, read_manifest
 
 FORMATS = ("bundle", *OPENERS)
 Negatives = Literal["drop", "abs"] | None
 
 
 class ImportRun(Frozen):
-    """What the stages of `import bundle` are told."""
+    """What the stages of an import are told: of a bundle, or of another source; onto a store, or by itself."""
 
-    bundle: BundleSource
-    store: StoreConfig
-    work: Path
-    execution: Execution = Execution()
-
-
-class ConvertRun(Frozen):
-    """What the stages of the other imports are told."""
-
-    source: SourceSection
+    bundle: BundleSource | None = None
+    source: SourceSection | None = None
+    base: BaseSource | None = None
     store: StoreConfig
     work: Path
     execution: Execution = Execution()
@@ -52,6 +45,8 @@ def import_source(
     seed: int = 0,
     execution: Execution | None = None,
     progress: Reporter | None = None,
+    append_to: Path | None = None,
+    straight: bool = False,
     **options: Any,
 ) -> Manifest:
     """Make a store of somebody's activations. Killed, it goes on when called again.
@@ -64,6 +59,8 @@ def import_source(
         seed: of the examples drawn.
         execution: workers and memory.
         progress: who is told; default a bar on a terminal, else log lines, on stderr.
+        append_to: a store whose samples come first; what it holds of activations is linked, not written again.
+        straight: leave the activations where they are and read them when a question is asked.
         options: fields of `SourceSection`: name, metadata, vocab, weapon_vocab, families, and more. None is not given.
 
     Raises:
@@ -77,9 +74,13 @@ def import_source(
         if given:
             option = "--" + next(iter(given)).replace("_", "-")
             raise BadInput(f"{option} has no meaning for a bundle, which says everything in bundle.yaml")
-        return import_bundle(source, out, negatives, seed, execution, progress)
+        if straight:
+            raise BadInput("--straight has no meaning for a bundle, which no loader reads; import it")
+        return import_bundle(source, out, negatives, seed, execution, progress, append_to)
     must_not_exist(out)
     refuse_pickles(source)
+    if append_to is not None:
+        given.setdefault("split_seed", read_manifest(append_to).split_seed)
     try:
         section = SourceSection.model_validate(
             {
@@ -93,13 +94,17 @@ def import_source(
     except ValidationError as error:
         raise BadInput(f"import {format}: {describe_validation(error)}") from error
     open_source(section)
-    run = ConvertRun(
-        source=section,
-        store=StoreConfig(out=out, negatives=negatives, seed=seed),
-        work=out.parent / f"{out.name}.work",
-        execution=execution or Execution(),
-    )
-    return run_to_store((CONVERT_SOURCE, *stages_from_bundle(after=CONVERT_SOURCE.name)), run, out, progress)
+    run = _run_into(out, negatives, seed, execution, append_to).model_copy(update={"source": section})
+    if straight:
+        from pipeline.importers.run_straight import straight_stages
+
+        if append_to is not None:
+            raise BadInput(
+                "--straight and --append-to do not go together: activations of two places are not joined"
+            )
+        return run_to_store(straight_stages(section), run, out, progress)
+    stages = stages_from_bundle(after=CONVERT_SOURCE.name, grows=append_to is not None)
+    return run_to_store((CONVERT_SOURCE, *stages), run, out, progress)
 
 
 def import_bundle(
@@ -109,21 +114,43 @@ def import_bundle(
     seed: int = 0,
     execution: Execution | None = None,
     progress: Reporter | None = None,
+    append_to: Path | None = None,
 ) -> Manifest:
     """Make a store of a bundle. Killed, it goes on when called again; its work folder is removed at the end.
 
+    With `append_to` the samples of a store come first and keep their numbers and splits; what that store holds of
+    activations is linked, not written again, and the new store is its next generation.
+
     Raises:
-        BadInput: `out` exists, or the bundle does not fit (file, row and reason); nothing is published.
+        BadInput: `out` exists, or the bundle does not fit (file, row and reason), or does not go with the store;
+            nothing is published.
+        BadStore: `append_to` is not a whole store.
     """
     must_not_exist(out)
     read_config(bundle)
-    run = ImportRun(
-        bundle=BundleSource(path=bundle.resolve()),
+    run = _run_into(out, negatives, seed, execution, append_to)
+    run = run.model_copy(update={"bundle": BundleSource(path=bundle.resolve())})
+    return run_to_store(stages_from_bundle(after=None, grows=append_to is not None), run, out, progress)
+
+
+def _run_into(
+    out: Path, negatives: Negatives, seed: int, execution: Execution | None, append_to: Path | None
+) -> ImportRun:
+    base = None
+    if append_to is not None:
+        old = read_manifest(append_to)
+        if old.straight is not None:
+            raise BadInput(
+                f"{append_to} is served straight from {old.straight.folder}; import that first, without --straight"
+            )
+        seed = old.seeds.get("examples", 0)
+        base = BaseSource(path=append_to.resolve())
+    return ImportRun(
+        base=base,
         store=StoreConfig(out=out, negatives=negatives, seed=seed),
         work=out.parent / f"{out.name}.work",
         execution=execution or Execution(),
     )
-    return run_to_store(stages_from_bundle(after=None), run, out, progress)
 
 
 def must_not_exist(out: Path) -> None:

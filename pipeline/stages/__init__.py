@@ -18,6 +18,6 @@ STAGES: tuple[Stage[Any], ...] = (
     MEASURE_OUTPUTS,
     WRITE_BUNDLE,
     # bundle to store, shared with `import bundle`: write_postings, trace_outputs, summarise_features,
-    # choose_examples, find_neighbours, publish_store
+    # sum_labels, choose_examples, find_neighbours, publish_store
     *stages_from_bundle(after="write_bundle"),
 )

@@ -16,12 +16,15 @@ from pipeline.stages.order_samples import order_samples
 from pipeline.stages.publish_store import publish_store
 from pipeline.stages.store_config import (
     AppendSection,
+    GrowSection,
     ImportSection,
     StoreSection,
     append_files,
     bundle_files,
+    grow_files,
     open_draft,
 )
+from pipeline.stages.sum_labels import sum_labels
 from pipeline.stages.summarise_features import summarise_features
 from pipeline.stages.trace_outputs import trace_outputs
 from pipeline.stages.write_postings import write_postings
@@ -30,7 +33,7 @@ from saeinterp_mcp.store.zarr_store import ZarrWriter
 STORE = "store"
 BUNDLE_STAGES = ("write_bundle", "convert_source")
 """Those that leave a bundle: of a build, and of an import of another format."""
-SUMMARISED = ("summarise_features", "choose_examples", "find_neighbours")
+SUMMARISED = ("summarise_features", "sum_labels", "choose_examples", "find_neighbours")
 MODULES = (
     "pipeline.importers.bundle",
     "pipeline.importers.bundle_activations",
@@ -42,6 +45,7 @@ MODULES = (
     "pipeline.stages.trace_outputs",
     "saeinterp_mcp.analysis.examples",
     "saeinterp_mcp.analysis.firing",
+    "saeinterp_mcp.analysis.label_sums",
     "saeinterp_mcp.analysis.moments",
     "saeinterp_mcp.analysis.near_misses",
     "saeinterp_mcp.analysis.ranges",
@@ -66,7 +70,7 @@ def _bundle(config: StoreSection, inputs: Mapping[str, Path]) -> Path:
 
 
 def _base(config: StoreSection) -> Path | None:
-    return config.base.path if isinstance(config, AppendSection) else None
+    return config.base.path if isinstance(config, GrowSection) else None
 
 
 def _emptied(out: Path) -> Path:
@@ -129,6 +133,14 @@ def _summarise_features(
     return Summary(n_in=n, n_kept=n)
 
 
+def _sum_labels(
+    config: StoreSection, inputs: Mapping[str, Path], out: Path, progress: Progress, execution: Execution
+) -> Summary:
+    folders = (inputs["write_postings"], inputs["order_samples"], inputs["summarise_features"])
+    n_kept = sum_labels(folders, _emptied(out), execution, progress)
+    return Summary(n_in=open_draft(*folders).manifest.n_features, n_kept=n_kept)
+
+
 def _choose_examples(
     config: StoreSection, inputs: Mapping[str, Path], out: Path, progress: Progress, execution: Execution
 ) -> Summary:
@@ -178,19 +190,20 @@ def publish_stage(inputs: tuple[str, ...]) -> Stage[Any]:
     )
 
 
-def stages_from_bundle(
-    after: str | None, config: type[ImportSection] = ImportSection
-) -> tuple[Stage[Any], ...]:
+def stages_from_bundle(after: str | None, grows: bool = False) -> tuple[Stage[Any], ...]:
     """The stages that make a store of a bundle.
 
     Args:
         after: the stage that leaves the bundle; None when it comes from outside the run.
-        config: what they are told then: `AppendSection` when the bundle's samples are added to a store.
+        grows: the samples are added to those of a store.
     """
-    source: dict[str, Any] = {"config": StoreSection}
+    source: dict[str, Any] = (
+        {"config": GrowSection, "external": grow_files} if grows else {"config": StoreSection}
+    )
     if after is None:
-        external = append_files if config is AppendSection else bundle_files
-        source = {"config": config, "external": external}
+        source = {"config": ImportSection, "external": bundle_files}
+        if grows:
+            source = {"config": AppendSection, "external": append_files}
     bundle = () if after is None else (after,)
     own = own_modules
     return (
@@ -221,6 +234,19 @@ def stages_from_bundle(
             run=_summarise_features,
             inputs=("write_postings", "order_samples"),
             modules=own("summarise_features"),
+        ),
+        Stage(
+            name="sum_labels",
+            config=StoreSection,
+            run=_sum_labels,
+            inputs=("write_postings", "order_samples", "summarise_features"),
+            modules=(
+                *own("sum_labels"),
+                "saeinterp_mcp.analysis.effects",
+                "saeinterp_mcp.analysis.intervals",
+                "saeinterp_mcp.store.labels",
+                "saeinterp_mcp.store.sums",
+            ),
         ),
         Stage(
             name="choose_examples",

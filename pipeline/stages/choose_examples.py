@@ -158,7 +158,7 @@ def _table(store: Store, first: int, chosen: Block) -> pl.DataFrame:
             "feature": first + feature,
             "pick": np.array(PICKS)[pick],
             "rank": rank + 1,
-            "sample": store.row_sample[rows].astype(np.int64),
+            "sample": store.source[store.row_sample[rows]],
             "position": store.row_position[rows].astype(np.int64),
         },
         schema_overrides={"pick": pl.String},

@@ -22,10 +22,11 @@ def joined_blocks(
     size: int,
     workers: int,
     progress: Callable[[int, int], None],
+    at_a_time: int = WRITTEN,
 ) -> Iterator[tuple[int, Block]]:
     """Run `task(first)` for the features first .. first + size - 1 of each block, and yield what it returns in order.
 
-    Yields (first, arrays) of some thousand features, so that a writer seldom writes and holds little.
+    Yields (first, arrays) of some thousand features (`at_a_time`), so that a writer seldom writes and holds little.
     """
     starts = range(0, n_features, size)
     waiting, written = list[Block](), 0
@@ -33,7 +34,7 @@ def joined_blocks(
         for start, block in zip(starts, run_tasks(task, starts, workers), strict=True):
             waiting.append(block)
             done = min(start + size, n_features)
-            if done - written >= WRITTEN or done == n_features:
+            if done - written >= at_a_time or done == n_features:
                 yield written, {name: np.concatenate([one[name] for one in waiting]) for name in block}
                 waiting, written = [], done
             progress(done, n_features)

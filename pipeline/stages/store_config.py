@@ -37,10 +37,14 @@ class BaseSource(Frozen):
     path: Path = Field(exclude=True)
 
 
-class AppendSection(ImportSection):
-    """What stages see that read a bundle and a store from outside the run."""
+class GrowSection(StoreSection):
+    """What stages see that add samples to a store; the bundle comes from an earlier stage."""
 
     base: BaseSource
+
+
+class AppendSection(ImportSection, GrowSection):
+    """The same with a bundle from outside the run."""
 
 
 def base_files(base: BaseSource) -> dict[str, Path]:
@@ -52,6 +56,11 @@ def base_files(base: BaseSource) -> dict[str, Path]:
 def append_files(config: AppendSection) -> dict[str, Path]:
     """The external input of an append."""
     return {**bundle_files(config), **base_files(config.base)}
+
+
+def grow_files(config: GrowSection) -> dict[str, Path]:
+    """The external input of an append whose bundle comes from an earlier stage."""
+    return base_files(config.base)
 
 
 def bundle_files(config: ImportSection) -> dict[str, Path]:

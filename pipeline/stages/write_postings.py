@@ -60,9 +60,12 @@ class BundlePart(Part):
     def batches(self, dropped: dict[str, int]) -> Iterator[Entries]:
         """Checked and placed; what lies at an excluded position is dropped."""
         lengths, first_row = (
-            np.load(self.placing / f"{n}.npy", mmap_mode="r", allow_pickle=False) for n in ("lengths", "first_row")
+            np.load(self.placing / f"{n}.npy", mmap_mode="r", allow_pickle=False)
+            for n in ("lengths", "first_row")
         )
-        rank, excluded = np.load(self.placing / "rank.npy", allow_pickle=False), np.load(self.placing / "excluded.npy", allow_pickle=False)
+        rank, excluded = (
+            np.load(self.placing / f"{n}.npy", allow_pickle=False) for n in ("rank", "excluded")
+        )
         for batch in read_part(self.file, self.config, lengths, self.negatives, dropped):
             row, feature, value = first_row[batch.sample], batch.feature, batch.value
             if self.config.kind == "sequence":
@@ -308,8 +311,9 @@ def _duplicate(
     files: list[FilePart], placing: Path, config: BundleConfig, negatives: str | None, feature: int, row: int
 ) -> BadInput:
     """The error for an activation that is there twice, with the place of the second one."""
-    first_row, rank = np.load(placing / "first_row.npy", allow_pickle=False), np.load(placing / "rank.npy", allow_pickle=False)
-    excluded = np.load(placing / "excluded.npy", allow_pickle=False)
+    first_row, rank, excluded = (
+        np.load(placing / f"{n}.npy", allow_pickle=False) for n in ("first_row", "rank", "excluded")
+    )
     at_or_before = np.where(first_row <= row, first_row, -1)
     sample = int(np.flatnonzero(at_or_before == at_or_before.max())[-1])
     position = 0

@@ -1,8 +1,9 @@
-"""Sums by label and unit, from which means, differences and their clustered intervals follow.
+"""Labels counted by unit, and the moments from which means, differences and their clustered intervals follow.
 
 A label is a level of a family (0 = none), a value of a group, or a token. What does not depend on a feature
 (`LabelCounts`: how many rows of each unit carry a label, and the sums of products of these over all units) is
-counted once and stored; what does (`label_moments`) costs the feature's firings, not the corpus.
+counted once and stored. What does is summed in `label_sums`, at the cost of the feature's firings and not of the
+corpus, or read where the store holds it; `moments_of` is the one place where the two are put together.
 """
 
 from dataclasses import dataclass, fields
@@ -12,17 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saeinterp_mcp.analysis.intervals import Arm, Cross
-from saeinterp_mcp.analysis.ranges import expand_ranges
+from saeinterp_mcp.store.layout import LABEL_SUMS
 
 Reference = Literal["level_0", "rest"]
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
-DENSE_CELLS = 4_000_000
 
 
 @dataclass(frozen=True)
-class LabelCounts:
-    """How many rows carry each of K labels in a slice of U units."""
+class LabelTotals:
+    """How many rows carry each of K labels in a slice of U units, summed over units."""
 
     reference: Reference
     """What a label is compared with: rows of label 0, or all rows of the slice without it."""
@@ -40,6 +40,33 @@ class LabelCounts:
     """(K,) sum over units of n^2, n = the unit's rows with the label."""
     n_reference: Floats
     """(K,) sum over units of n * (the unit's rows with label 0), or of n * (all its rows) for `rest`."""
+
+    def only(self, pick: Ints) -> "LabelTotals":
+        """The same for some labels."""
+        columns = ("n", "units", "rest_units", "nn", "n_reference")
+        picked = {name: getattr(self, name)[pick] for name in columns}
+        return LabelTotals(self.reference, self.n_rows, self.n_units, self.unit_nn, **picked)
+
+    def presence(self) -> "LabelTotals":
+        """Labels 0 (no level) and 1 (any level) of a family; sums of integers, so nothing is lost."""
+        n_any, product = self.n[1:].sum(), self.n_reference[1:].sum()
+        return LabelTotals(
+            self.reference,
+            self.n_rows,
+            self.n_units,
+            self.unit_nn,
+            n=np.array([self.n[0], n_any]),
+            units=np.array([self.units[0], self.rest_units[0]]),
+            rest_units=np.array([self.rest_units[0], self.units[0]]),
+            nn=np.array([self.nn[0], self.unit_nn - self.nn[0] - 2 * product]),
+            n_reference=np.array([self.n_reference[0], product]),
+        )
+
+
+@dataclass(frozen=True)
+class LabelCounts(LabelTotals):
+    """The same with the pairs of unit and label that they are sums over."""
+
     indptr: Ints
     """(U+1,) where a unit's labels begin."""
     labels: NDArray[Any]
@@ -103,105 +130,71 @@ class Moments(NamedTuple):
     cross: Cross
 
 
-@dataclass(frozen=True)
-class FiringUnits:
-    """Firing rows of a slice by unit."""
+class UnitTotals(NamedTuple):
+    """Sums over the units of a slice: S the activation of a unit, c its firing rows, n all its rows."""
 
-    units: Ints
-    """(u,) units where the feature fires, ascending."""
-    index: Ints
-    """(n,) which of them each firing row belongs to, ascending."""
+    n_firing_units: float
+    s: float
+    ss: float
+    sn: float
+    c: float
+    cc: float
+    cn: float
 
 
-def label_moments(
-    counts: LabelCounts, unit_rows: Ints, firing: FiringUnits, value: Floats, entry: Ints, label: Ints
-) -> tuple[Moments, Moments]:
-    """Sums by label over the units where a feature fires, of activation and of firing; silent units are in `counts`.
+def moments_of(totals: LabelTotals, sums: Floats, units: UnitTotals) -> tuple[Moments, Moments]:
+    """Moments of the activation, and of firing as 0 and 1.
 
     Args:
-        counts: labels of the slice.
-        unit_rows: (U,) rows of each unit in the slice.
-        firing: units of the firing rows.
-        value: (n,) activation of each firing row.
-        entry: (E,) index of a firing row, once for each label it carries.
-        label: (E,) that label.
+        totals: of K labels.
+        sums: (K, 14) of the feature, `layout.LABEL_SUMS`.
+        units: of the feature, labels aside.
     """
-    k, units = len(counts.n), firing.units
-    starts = counts.indptr[units]
-    lengths = counts.indptr[units + 1] - starts
-    pairs = expand_ranges(starts, lengths)
-    pair_unit = np.repeat(np.arange(len(units)), lengths)
-    pair_label = counts.labels[pairs].astype(np.int64)
-    n = counts.pair_n[pairs].astype(np.float64)
-    cell = firing.index[entry] * k + label
-    keys = pair_unit * k + pair_label
-    if len(units) * k <= DENSE_CELLS:
-        s, c = (
-            np.bincount(cell, value[entry], len(units) * k)[keys],
-            np.bincount(cell, minlength=len(units) * k)[keys],
-        )
-    else:
-        at = np.searchsorted(keys, cell)
-        s, c = np.bincount(at, value[entry], len(keys)), np.bincount(at, minlength=len(keys))
-    joined = _Joined(counts, pair_unit, pair_label, n, unit_rows[units].astype(np.float64), c)
-    unit_s = np.bincount(firing.index, value, len(units)).astype(np.float64)
-    unit_c = np.bincount(firing.index, minlength=len(units))
-    return joined.moments(s, unit_s, unit_c), joined.moments(
-        c.astype(np.float64), unit_c.astype(np.float64), unit_c
+    column = dict(zip(LABEL_SUMS, np.ascontiguousarray(sums.T), strict=True))
+    return tuple(_moments(totals, column, units, kind) for kind in ("s", "c"))  # type: ignore[return-value]
+
+
+def _moments(totals: LabelTotals, column: dict[str, Floats], units: UnitTotals, kind: str) -> Moments:
+    s, ss, sn = (column[name] for name in (kind, 2 * kind, f"{kind}n"))
+    base = {name: column[f"{kind}_base_{name}"] for name in ("ss", "sn", "ns")}
+    arm = Arm(
+        n=totals.n.astype(np.float64),
+        n_units=totals.units.astype(np.float64),
+        n_firing_units=column["firing_units"],
+        s=s,
+        ss=ss,
+        sn=sn,
+        nn=totals.nn,
     )
+    if totals.reference == "level_0":
+        none = Arm(**{f.name: np.full(len(s), getattr(arm, f.name)[0]) for f in fields(Arm)})
+        return Moments(arm, none, Cross(**base, nn=totals.n_reference))
+    # the rest of a unit is its total less the label: every product expands into sums already at hand
+    unit_s, unit_ss, unit_sn = (getattr(units, name) for name in (kind, 2 * kind, f"{kind}n"))
+    rest = Arm(
+        n=totals.n_rows - arm.n,
+        n_units=totals.rest_units.astype(np.float64),
+        n_firing_units=units.n_firing_units - column["only"],
+        s=unit_s - s,
+        ss=unit_ss - 2 * base["ss"] + ss,
+        sn=unit_sn - base["sn"] - base["ns"] + sn,
+        nn=totals.unit_nn - 2 * totals.n_reference + totals.nn,
+    )
+    cross = Cross(
+        ss=base["ss"] - ss, sn=base["sn"] - sn, ns=base["ns"] - sn, nn=totals.n_reference - totals.nn
+    )
+    return Moments(arm, rest, cross)
 
 
-class _Joined(NamedTuple):
-    """Pairs of firing unit and label."""
+def stacked(moments: list[Moments], k: int) -> Moments:
+    """Label k of each, as labels of one."""
 
-    counts: LabelCounts
-    unit: Ints
-    label: Ints
-    n: Floats
-    unit_n: Floats
-    c: Ints
-    """Firing rows of the pair."""
-
-    def total(self, weights: Any) -> Floats:
-        """(K,) sum over units."""
-        return np.bincount(self.label, weights, len(self.counts.n)).astype(np.float64)
-
-    def moments(self, s: Floats, unit_s: Floats, unit_c: Ints) -> Moments:
-        counts, n, total = self.counts, self.n, self.total
-        arm = Arm(
-            n=counts.n.astype(np.float64),
-            n_units=counts.units.astype(np.float64),
-            n_firing_units=total((self.c > 0).astype(np.float64)),
-            s=total(s),
-            ss=total(s * s),
-            sn=total(s * n),
-            nn=counts.nn,
+    def joined(parts: list[Any]) -> Any:
+        return type(parts[0])(
+            **{f.name: np.array([getattr(p, f.name)[k] for p in parts]) for f in fields(parts[0])}
         )
-        if counts.reference == "level_0":
-            none = self.label == 0
-            s0, n0 = np.zeros(len(unit_s)), np.zeros(len(unit_s))
-            s0[self.unit[none]], n0[self.unit[none]] = s[none], n[none]
-            reference = Arm(**{f.name: np.full(len(counts.n), getattr(arm, f.name)[0]) for f in fields(Arm)})
-            products = {"ss": s * s0[self.unit], "sn": s * n0[self.unit], "ns": n * s0[self.unit]}
-            return Moments(
-                arm, reference, Cross(**{k: total(v) for k, v in products.items()}, nn=counts.n_reference)
-            )
-        # the rest of a unit is its total less the label: every product expands into sums already at hand
-        st, nt = unit_s[self.unit], self.unit_n[self.unit]
-        ss_t, sn_t, ns_t, nn_t = total(s * st), total(s * nt), total(n * st), counts.n_reference
-        only = total(((self.c > 0) & (self.c == unit_c[self.unit])).astype(np.float64))
-        rest = Arm(
-            n=counts.n_rows - arm.n,
-            n_units=counts.rest_units.astype(np.float64),
-            n_firing_units=len(unit_s) - only,
-            s=unit_s.sum() - arm.s,
-            ss=(unit_s**2).sum() - 2 * ss_t + arm.ss,
-            sn=(unit_s * self.unit_n).sum() - sn_t - ns_t + arm.sn,
-            nn=counts.unit_nn - 2 * nn_t + arm.nn,
-        )
-        return Moments(
-            arm, rest, Cross(ss=ss_t - arm.ss, sn=sn_t - arm.sn, ns=ns_t - arm.sn, nn=nn_t - arm.nn)
-        )
+
+    return Moments(*(joined([m[i] for m in moments]) for i in range(3)))
 
 
 def distinct_sorted(values: Ints) -> tuple[Ints, Ints]:

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from saeinterp_mcp.analysis.effects import enough
 from saeinterp_mcp.analysis.intervals import Arm, contrast, mean_interval
 from saeinterp_mcp.errors import BadInput
 from saeinterp_mcp.operations.base import (
@@ -21,7 +22,6 @@ from saeinterp_mcp.operations.base import (
     sealed,
     table_rows,
 )
-from saeinterp_mcp.operations.effects import enough
 from saeinterp_mcp.operations.slicing import Scoping, Slice, make_slice
 from saeinterp_mcp.store.base import Store
 

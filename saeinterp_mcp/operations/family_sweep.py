@@ -7,6 +7,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from saeinterp_mcp.analysis.confounding import StratifiedEffect, stratified_difference
+from saeinterp_mcp.analysis.effects import Effects
 from saeinterp_mcp.analysis.moments import LabelCounts, count_labels
 from saeinterp_mcp.analysis.trend import N_FOLDS, monotone, spearman_by_unit
 from saeinterp_mcp.operations.base import (
@@ -24,7 +25,7 @@ from saeinterp_mcp.operations.base import (
     sealed,
     table_rows,
 )
-from saeinterp_mcp.operations.effects import Effects, effects_of, presence_effects
+from saeinterp_mcp.operations.effects import effects_of, presence_effects
 from saeinterp_mcp.operations.slicing import Labels, Scoping, Slice, make_slice
 from saeinterp_mcp.store.base import Ints, Store
 from saeinterp_mcp.store.manifest import Split

@@ -159,7 +159,8 @@ def _pick(part: Slice, pick: Pick, seed: int) -> tuple[Ints, np.ndarray[Any, Any
     if part.mask is None and pick == "top":
         rows = store.list_of_feature("top/rows", feature, part.split)
         return rows, store.list_of_feature("top/values", feature, part.split)
-    if part.mask is None and seed == store.manifest.seeds.get("examples", 0):
+    stored = seed == store.manifest.seeds.get("examples", 0) and store.backend.has(f"examples/{pick}")
+    if part.mask is None and stored:
         rows = store.list_of_feature(f"examples/{pick}", feature)
     else:
         rows = _draw(part, pick, seed)

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from saeinterp_mcp.analysis.effects import MIN_N, Effects
 from saeinterp_mcp.analysis.firing import count_regions, histogram_bin, histogram_edges, region_of
 from saeinterp_mcp.analysis.intervals import Arm, mean_interval, rate_interval
 from saeinterp_mcp.analysis.text import visible_token
@@ -24,7 +25,7 @@ from saeinterp_mcp.operations.base import (
     sealed,
     table_rows,
 )
-from saeinterp_mcp.operations.effects import Effects, effects_of, presence_effects
+from saeinterp_mcp.operations.effects import effects_of, presence_effects, token_influence
 from saeinterp_mcp.operations.feature_examples import _pick as pick_rows
 from saeinterp_mcp.operations.feature_examples import example_table
 from saeinterp_mcp.operations.features_search import below_floor, feature_metrics
@@ -101,7 +102,6 @@ class FeatureOverview(FeatureResult):
 EFFECT_COLUMNS = ["n", "n_firing", "firing_rate", "rate_low", "rate_high", "rate_ratio", "effect", "q"]
 POSITION_COLUMNS = ["first", "last", "n", "n_firing", "firing_rate", "mean"]
 POSITION_MATTERS = 0.1
-Q_CUT = 0.05
 
 
 def feature_overview(
@@ -129,7 +129,7 @@ def feature_overview(
         warnings.append(
             "this store is sampled: it holds chosen examples only, so rates, means and effects are left out"
         )
-    flagged = bool(below_floor(store)[feature])
+    flagged = bool(below_floor(store, feature)[0])
     if flagged:
         warnings.append("flagged: this feature fires too rarely or too weakly to be trusted")
     if not len(rows):
@@ -144,7 +144,6 @@ def feature_overview(
             f"position in the sample explains {percent(explained)} of the activation's variance (positions): "
             "tokens and families may go with the feature only because of where they stand"
         )
-    importance = feature_metrics(store, "all")["importance"]
     example_rows, activations = pick_rows(part, "spread", seed)
     chosen = np.linspace(0, len(example_rows) - 1, min(len(example_rows), 4 if short else 12)).astype(
         np.int64
@@ -163,7 +162,7 @@ def feature_overview(
         where=where,
         feature=feature,
         flagged=flagged,
-        importance_percentile=number(100 * float((importance < importance[feature]).mean())),
+        importance_percentile=_importance_percentile(store, feature),
         firing=firing,
         histogram=_histogram(values),
         regions=_regions(part, maximum),
@@ -186,6 +185,14 @@ def feature_overview(
         "seed": seed,
     }
     return sealed(result, store, arguments)
+
+
+def _importance_percentile(store: Store, feature: int) -> float | None:
+    """Share of features that are less important; None where no one has counted them all."""
+    if store.manifest.straight is not None:
+        return None
+    importance = feature_metrics(store, "all")["importance"]
+    return number(100 * float((importance < importance[feature]).mean()))
 
 
 def _firing(part: Slice) -> Firing:
@@ -258,28 +265,17 @@ def _empty(first: str) -> Table:
     return Table(columns=[first, *EFFECT_COLUMNS], rows=[])
 
 
-def _effect_rows(names: list[Any], effects: Effects, pick: Any) -> list[list[Any]]:
-    few = effects.only(np.asarray(pick, np.int64))
-    return table_rows([names[k] for k in pick], *(getattr(few, c) for c in EFFECT_COLUMNS))
+def _effect_rows(names: list[Any], effects: Effects) -> list[list[Any]]:
+    return table_rows(names, *(getattr(effects, column) for column in EFFECT_COLUMNS))
 
 
 def _tokens(part: Slice, n_up: int, n_down: int) -> tuple[Table, Table]:
-    """Tokens with which firing rate and mean are both higher, or both lower, than elsewhere; q under 0.05."""
-    labels = part.labels("tokens")
-    effects = effects_of(labels, 20)
-    sure = np.flatnonzero((effects.q < Q_CUT) & ~np.isnan(effects.log_odds))
-    up = sure[(effects.log_odds[sure] > 0) & (effects.effect[sure] > 0)]
-    down = sure[(effects.log_odds[sure] < 0) & (effects.effect[sure] < 0)]
-    up = up[np.lexsort((up, -effects.log_odds[up] * np.sqrt(effects.n_firing[up])))][:n_up]
-    down = down[np.lexsort((down, effects.effect[down]))][:n_down]
-    names = {k: visible_token(labels.names[k]) for k in (*up.tolist(), *down.tolist())}
-    tables = (_effect_rows([*_by_index(names, len(labels.names))], effects, pick) for pick in (up, down))
-    first, second = (Table(columns=["token", *EFFECT_COLUMNS], rows=rows) for rows in tables)
-    return first, second
-
-
-def _by_index(names: dict[int, str], n: int) -> list[str]:
-    return [names.get(k, "") for k in range(n)]
+    """Tokens that go with the feature and against it."""
+    tables = []
+    for tokens, effects in token_influence(part, n_up, n_down):
+        names = [visible_token(part.store.tokens[k]) for k in tokens]
+        tables.append(Table(columns=["token", *EFFECT_COLUMNS], rows=_effect_rows(names, effects)))
+    return tables[0], tables[1]
 
 
 def _families(part: Slice, limit: int) -> Table:
@@ -287,10 +283,10 @@ def _families(part: Slice, limit: int) -> Table:
     names = list(part.store.families)
     if not names:
         return _empty("family")
-    effects = presence_effects(part, names, 20)
-    return Table(
-        columns=["family", *EFFECT_COLUMNS], rows=_effect_rows(names, effects, effects.ranked()[:limit])
-    )
+    effects = presence_effects(part, names, MIN_N)
+    pick = effects.ranked()[:limit]
+    rows = _effect_rows([names[k] for k in pick], effects.only(pick))
+    return Table(columns=["family", *EFFECT_COLUMNS], rows=rows)
 
 
 def _groups(part: Slice, limit: int) -> Table:
@@ -299,11 +295,10 @@ def _groups(part: Slice, limit: int) -> Table:
     if primary is None:
         return Table(columns=["group", "value", *EFFECT_COLUMNS], rows=[])
     labels = Labels(part, f"group.{primary.name}")
-    effects = effects_of(labels, 20)
-    order = effects.ranked()[:limit]
-    rows = [
-        [primary.name, *row] for row in _effect_rows([visible_token(v) for v in labels.names], effects, order)
-    ]
+    effects = effects_of(labels, MIN_N)
+    pick = effects.ranked()[:limit]
+    names = [visible_token(labels.names[k]) for k in pick]
+    rows = [[primary.name, *row] for row in _effect_rows(names, effects.only(pick))]
     return Table(columns=["group", "value", *EFFECT_COLUMNS], rows=rows)
 
 

@@ -14,7 +14,7 @@ from saeinterp_mcp.errors import BadInput, NotInStore, UnknownName
 from saeinterp_mcp.operations.base import Cell, Cursor, Limit, Result, page, percent, sealed, table_rows
 from saeinterp_mcp.operations.slicing import nearest_tokens
 from saeinterp_mcp.rules import evaluate_metric_filter, parse_metric_filter
-from saeinterp_mcp.store.base import Bools, Store
+from saeinterp_mcp.store.base import AnyArray, Bools, Store
 from saeinterp_mcp.store.manifest import SPLITS, Split
 
 METRICS = ("firing_rate", "n_firing", "mean", "max", "effective_max", "effect_norm", "importance")
@@ -147,10 +147,13 @@ def _named(chosen: str, sort: str | None) -> str:
 
 
 @lru_cache(maxsize=16)
-def feature_metrics(store: Store, split: Split) -> dict[str, Floats]:
-    """Every metric of every feature, (F,) each; importance is mean activation x decoder effect norm."""
+def feature_metrics(store: Store, split: Split, only: int | None = None) -> dict[str, Floats]:
+    """Every metric of every feature, (F,) each, or of one, (1,); importance is mean activation x effect norm."""
     s = SPLITS.index(split)
-    read = store.backend.column
+
+    def read(name: str) -> AnyArray:
+        return store.backend.column(name) if only is None else store.backend.span(name, only, only + 1)
+
     n = max(store.n_rows(split), 1)
     n_firing = read("stats/n_firing")[:, s].astype(np.float64)
     mean = read("stats/sum")[:, s] / n
@@ -170,9 +173,9 @@ def feature_metrics(store: Store, split: Split) -> dict[str, Floats]:
     }
 
 
-def below_floor(store: Store) -> Bools:
-    """Features under the store's search floor (of the whole store), and those that never fire."""
-    metrics = feature_metrics(store, "all")
+def below_floor(store: Store, only: int | None = None) -> Bools:
+    """Features (or one) under the store's search floor (of the whole store), and those that never fire."""
+    metrics = feature_metrics(store, "all", only)
     flagged = np.asarray(metrics["n_firing"] == 0)
     for name, floor in store.manifest.search_floor.items():
         flagged |= ~(metrics[name] >= floor)

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from saeinterp_mcp.analysis.effects import Effects
 from saeinterp_mcp.analysis.firing import region_of
 from saeinterp_mcp.analysis.text import visible_token
 from saeinterp_mcp.errors import UnknownName, nearest
@@ -26,7 +27,7 @@ from saeinterp_mcp.operations.base import (
     sealed,
     table_rows,
 )
-from saeinterp_mcp.operations.effects import Effects, effects_of
+from saeinterp_mcp.operations.effects import effects_of
 from saeinterp_mcp.operations.slicing import Labels, Scoping, Slice, make_slice
 from saeinterp_mcp.store.base import Store
 from saeinterp_mcp.store.layout import REGIONS

@@ -57,7 +57,12 @@ def similar_features(
     from_weights = by == "decoder"
     prefix = f"neighbours/{by}"
     if not store.backend.has(f"{prefix}/features"):
-        raise NotInStore(f"store {store.name!r} holds no {by} neighbours: it was made without a decoder")
+        why = (
+            "it was made without a decoder"
+            if store.manifest.straight is None or from_weights
+            else f"its activations lie in {store.manifest.straight.folder}; import them without --straight"
+        )
+        raise NotInStore(f"store {store.name!r} holds no {by} neighbours: {why}")
     warnings: list[str] = []
     stored = from_weights or ((where is None or not where.strip()) and split == "explain")
     if not from_weights:

@@ -8,22 +8,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saeinterp_mcp.analysis.firing import region_of
+from saeinterp_mcp.analysis.label_sums import FiringUnits, firing_units, label_sums
 from saeinterp_mcp.analysis.moments import (
-    FiringUnits,
     LabelCounts,
     Moments,
     Reference,
+    UnitTotals,
     count_labels,
-    count_pairs,
-    distinct_sorted,
-    label_moments,
+    distinct,
+    moments_of,
 )
 from saeinterp_mcp.analysis.ranges import expand_ranges
 from saeinterp_mcp.errors import BadInput
 from saeinterp_mcp.rules import REGIONS, check_rule, evaluate, parse_rule
-from saeinterp_mcp.store.base import Bools, Ints, Store
+from saeinterp_mcp.store.base import Bools, Floats, Ints, Store
+from saeinterp_mcp.store.labels import labels_of_rows, reference_of, stored_counts
 from saeinterp_mcp.store.layout import REGIONS as FIRING_REGIONS
-from saeinterp_mcp.store.manifest import SPLITS, Split
+from saeinterp_mcp.store.manifest import Split
+from saeinterp_mcp.store.sums import stored_sums, stored_totals
 
 Scope = Literal["at", "before", "sample"]
 DEFAULT_WINDOW = 16
@@ -198,6 +200,11 @@ class Slice:
     """None for the whole split."""
     warnings: list[str] = field(default_factory=list)
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is a whole split with the labels of the rows themselves: what counts and sums are stored of."""
+        return self.mask is None and self.scoping.scope == "at"
+
     @cached_property
     def n_rows(self) -> int:
         """Rows of the slice, silent ones included."""
@@ -228,7 +235,8 @@ class Slice:
     @cached_property
     def firing_units(self) -> FiringUnits:
         """Units of the firing rows."""
-        return FiringUnits(*distinct_sorted(self.store.row_unit[self.firing[0]].astype(np.int64)))
+        rows, values = self.firing
+        return firing_units(self.store.row_unit[rows], values, self.unit_rows)
 
     @cached_property
     def largest(self) -> float:
@@ -249,8 +257,8 @@ class Labels:
 
     @property
     def reference(self) -> Reference:
-        """Levels are compared with level 0; values and tokens with all the rest."""
-        return "level_0" if self.label_set.startswith(("family.", "presence.")) else "rest"
+        """What a label is compared with."""
+        return reference_of(self.label_set)
 
     @cached_property
     def names(self) -> list[Any]:
@@ -267,31 +275,32 @@ class Labels:
 
     def of_rows(self, rows: Ints) -> tuple[Ints, Ints]:
         """(index into `rows`, label), one entry for each label a row carries."""
+        label, first = self._labels_of(rows)
+        entry = np.arange(len(rows))
+        return entry if first is None else np.repeat(entry, np.diff(first)), label.astype(np.int64)
+
+    def _labels_of(self, rows: Ints) -> tuple[NDArray[Any], Ints | None]:
+        """Labels of rows, row by row, and (n+1,) where those of a row begin; None for one label each."""
         store, (kind, *rest) = self.slice.store, self.label_set.split(".")
-        one_each = np.arange(len(rows))
-        if kind in ("family", "presence"):
-            codes = self._family_codes(rest[0])[rows].astype(np.int64)
-            return one_each, codes if kind == "family" else np.minimum(codes, 1)
-        if kind == "group":
-            value = store.group_of_samples(rest[0])[store.row_sample[rows]].astype(np.int64)
-            return one_each, value if len(rest) == 1 else self._attribute_of_value(rest[0], rest[1])[value]
-        if store.is_sequence and self.slice.scoping.scope == "at":
-            return one_each, store.token_of_rows(rows)
-        if not store.is_sequence:
-            starts, stops = store.first_token[rows], store.first_token[rows + 1]
-            return np.repeat(one_each, stops - starts), store.sample_tokens[
-                expand_ranges(starts, stops - starts)
-            ].astype(np.int64)
+        if kind == "presence" or (kind == "family" and self.slice.scoping.scope != "at"):
+            codes = self._family_codes(rest[0])[rows]
+            return np.asarray(codes if kind == "family" else np.minimum(codes, 1)), None
+        if len(rest) > 1:
+            value, _ = labels_of_rows(store, f"group.{rest[0]}", rows)
+            return self._attribute_of_value(rest[0], rest[1])[value], None
+        if kind != "tokens" or not store.is_sequence or self.slice.scoping.scope == "at":
+            return labels_of_rows(store, self.label_set, rows)
         starts, stops = self._rows_in_scope(rows)
-        entry, row = np.repeat(one_each, stops - starts), expand_ranges(starts, stops - starts)
+        entry, row = np.repeat(np.arange(len(rows)), stops - starts), expand_ranges(starts, stops - starts)
         if self.slice.scoping.scope == "before":
             near = (
                 store.row_position[rows].astype(np.int64)[entry] - store.row_position[row]
                 <= self.slice.scoping.window
             )
             entry, row = entry[near], row[near]
-        keys = np.unique(entry * len(store.tokens) + store.token_of_rows(row))
-        return keys // len(store.tokens), keys % len(store.tokens)
+        keys = distinct(entry * len(store.tokens) + store.token_of_rows(row))
+        entry, label = np.divmod(keys, len(store.tokens))
+        return label, np.searchsorted(entry, np.arange(len(rows) + 1))
 
     def _rows_in_scope(self, rows: Ints) -> tuple[Ints, Ints]:
         """Rows are counted positions only, so BOS is never among them."""
@@ -314,10 +323,8 @@ class Labels:
     def counts(self) -> LabelCounts:
         """Counts by unit: stored ones for a whole split, else counted over the slice's rows."""
         part = self.slice
-        if part.mask is None and part.scoping.scope == "at" and self.label_set.count(".") < 2:
-            if self.label_set.startswith("presence."):
-                return _presence_counts(part.store, self.label_set.removeprefix("presence."), part.split)
-            return stored_counts(part.store, self.label_set, part.split, self.reference)
+        if part.is_whole and self.label_set.count(".") < 2:
+            return stored_counts(part.store, self.label_set, part.split)
         if part.mask is None:
             return _counted(part.store, self.label_set, part.split, part.scoping)
         return self._count()
@@ -331,9 +338,24 @@ class Labels:
 
     def moments(self) -> tuple[Moments, Moments]:
         """Sums by label and reference, of the activation and of firing as 0 and 1."""
-        rows, values = self.slice.firing
-        entry, label = self.of_rows(rows)
-        return label_moments(self.counts, self.slice.unit_rows, self.slice.firing_units, values, entry, label)
+        part = self.slice
+        if self.label_set.startswith("presence."):
+            levels = part.labels(f"family.{self.label_set.removeprefix('presence.')}")
+            sums, of_units = levels.sums
+            return moments_of(levels.counts.presence(), sums[[0, -1]], of_units)
+        sums, of_units = self.sums
+        return moments_of(self.counts, sums[: len(self.counts.n)], of_units)
+
+    @cached_property
+    def sums(self) -> tuple[Floats, UnitTotals]:
+        """Sums over units, by label (`layout.LABEL_SUMS`; of a family one more, any level) and over all."""
+        part = self.slice
+        if part.is_whole:
+            stored = stored_sums(part.store, part.feature, part.split, self.label_set)
+            if stored is not None:
+                return stored, stored_totals(part.store, part.feature, part.split)
+        rows, _ = part.firing
+        return label_sums(self.counts, part.firing_units, *self._labels_of(rows)), part.firing_units.totals
 
 
 @lru_cache(maxsize=64)
@@ -344,45 +366,6 @@ def _counted(store: Store, label_set: str, split: Split, scoping: Scoping) -> La
 @lru_cache(maxsize=64)
 def _scoped_codes(store: Store, family: str, split: Split, scoping: Scoping) -> NDArray[Any]:
     return spread_in_scope(store, np.asarray(store.codes(family)[: store.n_rows(split)]), scoping)
-
-
-@lru_cache(maxsize=256)
-def _presence_counts(store: Store, family: str, split: Split) -> LabelCounts:
-    """Any level against none, from the stored counts of the levels."""
-    counts = stored_counts(store, f"family.{family}", split, "level_0")
-    n_units = counts.n_units
-    unit_rows = np.diff(store.backend.column("units/first_row")[: n_units + 1])
-    pairs = int(counts.indptr[-1])
-    unit = np.repeat(np.arange(n_units), np.diff(counts.indptr))
-    labels, pair_n = counts.labels[:pairs], counts.pair_n[:pairs].astype(np.int64)
-    none = np.bincount(unit[labels == 0], pair_n[labels == 0], n_units).astype(np.int64)
-    both = np.stack([none, unit_rows - none], 1)
-    unit, label = np.nonzero(both)
-    weights = both[unit, label]
-    return count_pairs(unit, label, weights, unit_rows, 2, "level_0")
-
-
-@lru_cache(maxsize=256)
-def stored_counts(store: Store, label_set: str, split: Split, reference: Reference) -> LabelCounts:
-    """The precomputed counts of a label set in a whole split."""
-    s = SPLITS.index(split)
-    read = store.backend.column
-    prefix = f"counts/{label_set}"
-    n_units = store.n_units(split)
-    return LabelCounts(
-        reference=reference,
-        n_rows=store.n_rows(split),
-        n_units=n_units,
-        unit_nn=float(read("counts/unit_nn")[s]),
-        n=np.asarray(read(f"{prefix}/n")[s]),
-        units=np.asarray(read(f"{prefix}/units")[s]),
-        rest_units=np.asarray(read(f"{prefix}/rest_units")[s]),
-        nn=np.asarray(read(f"{prefix}/nn")[s]),
-        n_reference=np.asarray(read(f"{prefix}/n_reference")[s]),
-        indptr=read(f"{prefix}/indptr")[: n_units + 1],
-        labels=read(f"{prefix}/labels"),
-        pair_n=read(f"{prefix}/pair_n"),
-    )
 
 
 def make_slice(

@@ -42,11 +42,14 @@ class StoreStatus(BaseModel):
     n_positions: int
     """Counted positions: the denominators; excluded ones (BOS) are not among them."""
     n_units: int
-    n_activations: int
+    n_activations: int | None
+    """None where they stay in the files of `served_from`, uncounted."""
     n_explain_positions: int
     coverage: str
     excluded_positions: list[int]
-    n_flagged: int
+    served_from: str | None
+    """Folder of somebody's files that the activations are read from, slowly; None when the store holds them."""
+    n_flagged: int | None
     """Features under the search floor, left out of default searches."""
     search_floor: dict[str, float]
     families: list[FamilyStatus]
@@ -80,6 +83,13 @@ def store_status(
         for c in s.manifest.checks
         if c.get("passed") is False
     ]
+    warnings += [
+        f"store {s.name} is served straight from {s.manifest.straight.format} files: each question about a feature "
+        "reads and counts its activations anew, and there are no neighbours and no search over all features; "
+        "`saeinterp-pipeline import` without --straight makes a store that answers in milliseconds"
+        for s in chosen
+        if s.manifest.straight is not None
+    ]
     result = StoreStatusResult(
         operation="store_status",
         store=store,
@@ -106,11 +116,12 @@ def _status(store: Store) -> StoreStatus:
         n_samples=m.n_samples,
         n_positions=m.n_rows,
         n_units=m.n_units,
-        n_activations=m.n_activations,
+        n_activations=None if m.straight else m.n_activations,
         n_explain_positions=m.n_explain["rows"],
         coverage=m.coverage,
         excluded_positions=list(m.excluded_positions),
-        n_flagged=int(below_floor(store).sum()),
+        served_from=m.straight.folder if m.straight else None,
+        n_flagged=None if m.straight else int(below_floor(store).sum()),
         search_floor=m.search_floor,
         families=[
             FamilyStatus(name=f.name, n_levels=len(f.levels), encoding=f.encoding, levels=list(f.levels[:12]))

@@ -2,12 +2,14 @@
 
 Letters in shapes: F features, N samples, R rows (counted positions), T stored tokens, U units, A activations,
 V tokens of the vocabulary, O output tokens, K labels of one set (levels of a family with 0 = none, values of a
-group, tokens). An axis of 2 is the split: 0 `explain`, 1 `all`. Rows, samples and units are in one order: by a
-hash of (unit, split_seed), so a unit's rows are neighbours and the `explain` split is a prefix of everything.
+group, tokens), D dense features (of SUMMED_FROM firings and more), L their labels: of each family all levels, 0 first,
+then any level; after them the values of each group of at most SUMMED_VALUES. An axis of 2 is the split: 0 `explain`,
+1 `all`. Rows, samples and units are in one order: by a hash of (unit, split_seed), so a unit's rows are neighbours and
+the `explain` split is a prefix of everything.
 A store that was appended to has several segments. Everything is in the order above but the activations of a segment:
 they are stored by the segment's own rows, whose places among the rows of the store `segments/*/store_row` tells
 (segment 0's activations are `features/*` and `rows/*`). So an append writes no activation again.
-Sentinels pad lists that are shorter than their axis: 2^32 - 1 in u32, NaN in f32.
+Sentinels pad lists that are shorter than their axis: 2^32 - 1 in u32, NaN in f32 and f64.
 """
 
 from typing import NamedTuple
@@ -22,6 +24,19 @@ HISTOGRAM_FIRST_LOG2 = -16.0
 HISTOGRAM_PER_OCTAVE = 8
 NO_INDEX = 2**32 - 1
 N_RANDOM_QUANTILES = 1001
+INFLUENCE = 32
+SUMMED_FROM = 16_384
+"""Firings from which a feature's sums by label are stored; those of others are quicker to compute than to keep."""
+SUMMED_VALUES = 1024
+"""Values up to which a group's sums are stored."""
+LABEL_SUMS = (
+    "firing_units", "only",
+    "s", "ss", "sn", "s_base_ss", "s_base_sn", "s_base_ns",
+    "c", "cc", "cn", "c_base_ss", "c_base_sn", "c_base_ns",
+)  # fmt: skip
+"""Sums over units of a label, S = the unit's activation at rows with it, c = its firing ones, n = its rows. Units with
+c > 0, and those of which no other row fires; S, S^2, S n; with the base, the unit's rows of level 0 (of a level) or all
+its rows (of a value or a token): S S_base, S n_base, n S_base; the same of c."""
 
 REGIONS = ("floor", "low", "below_core", "core", "high", "tail")
 REGION_UPPER_EDGES = (0.01, 0.10, 0.25, 0.75, 0.90)
@@ -51,6 +66,9 @@ ARRAYS = (
     ArraySpec("segments/*/rows/features", "u4", "A", "features firing at the row"),
     ArraySpec("segments/*/rows/values", "f4", "A", "their activations"),
     ArraySpec("segments/*/store_row", "u4", "R", "row of the store of each row of the segment, ascending"),
+    ArraySpec(
+        "source/store_row", "u4", "rows of the source", "row of the store, where activations are not its own"
+    ),
     ArraySpec("rows/unit", "u4", "R", "unit of the row"),
     ArraySpec("rows/sample", "u4", "R", "sample of the row"),
     ArraySpec("rows/position", "u4", "R", "position in the sample"),
@@ -89,6 +107,11 @@ ARRAYS = (
     ArraySpec(
         "stats/histogram", "u4", "F, 2, 256", "activations by shared log2 bins, 8 per octave from 2^-16"
     ),
+    ArraySpec("sums/place", "u4", "F", "place of a dense feature in sums and influence, else the sentinel"),
+    ArraySpec("sums/labels", "f8", "D, 2, L, 14", "sums over units (layout.LABEL_SUMS) by label"),
+    ArraySpec("influence/tokens", "u4", "D, 2, 32", "tokens going most with it; against it (`explain`)"),
+    ArraySpec("influence/sums", "f8", "D, 2, 32, 14", "their sums over units (layout.LABEL_SUMS)"),
+    ArraySpec("influence/q", "f8", "D, 2, 32", "their q among all tokens tested"),
     ArraySpec("top/rows", "u4", "F, 2, 128", "strongest rows, by (-activation, row)"),
     ArraySpec("top/values", "f4", "F, 2, 128", "their activations"),
     ArraySpec("examples/spread", "u4", "F, 24", "rows drawn evenly over the quantiles, strongest first"),

@@ -61,6 +61,20 @@ class Segment(Frozen):
     n_samples: int
 
 
+class StraightSource(Frozen):
+    """Somebody's files that a store answers from without having copied their activations."""
+
+    format: Literal["batch-zarr", "transposed-zarr", "neuron-acts"]
+    folder: str
+    """Where they are; an absolute path."""
+    n_rows: int
+    """Rows of the source; `source/store_row` says which row of the store each is."""
+    trust_arrays: bool = False
+    negatives: Literal["drop", "abs"] | None = None
+    listing: str
+    """Hash of the names and sizes of its files, which must not change."""
+
+
 class Manifest(Frozen):
     """Everything about a store but its arrays. Written last, by rename."""
 
@@ -75,6 +89,7 @@ class Manifest(Frozen):
     n_positions_stored: int
     """All positions with a token, the excluded ones too."""
     n_activations: int
+    """Activations the store holds; 0 where they stay in the files of `straight`."""
     n_units: int
     n_explain: dict[Literal["samples", "rows", "units"], int]
     """How many of each are in the `explain` split. They come first in every array."""
@@ -94,13 +109,16 @@ class Manifest(Frozen):
     seeds: dict[str, int] = {}
     provenance: dict[str, Any] = {}
     """Fingerprints of configs and inputs, code version, library versions."""
+    straight: StraightSource | None = None
+    """Where the activations are when the store does not hold them."""
     generation: int = 0
     segments: tuple[Segment, ...] = ()
     files: dict[str, FileEntry] = {}
 
     def fingerprint(self) -> str:
         """The name of this store's content, as cited in evidence; not of how it was made."""
-        return fingerprint(self.model_dump(mode="json", exclude={"provenance"}))
+        without = {"provenance"} if self.straight is not None else {"provenance", "straight"}
+        return fingerprint(self.model_dump(mode="json", exclude=without))
 
 
 def read_manifest(store: Path) -> Manifest:

@@ -13,4 +13,9 @@ def open_store(location: Path | str, name: str | None = None) -> Store:
     """
     from saeinterp_mcp.store.zarr_store import ZarrBackend
 
-    return Store(ZarrBackend(Path(location).expanduser()), name)
+    backend = ZarrBackend(Path(location).expanduser())
+    if backend.manifest().straight is not None:
+        from saeinterp_mcp.store.straight_store import StraightBackend
+
+        backend = StraightBackend(backend.path)
+    return Store(backend, name)

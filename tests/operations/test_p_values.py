@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from saeinterp_mcp.analysis.effects import p_values
 from saeinterp_mcp.analysis.intervals import Arm, Cross
 from saeinterp_mcp.analysis.moments import Moments
-from saeinterp_mcp.operations.effects import p_values
 
 N_WORLDS = 3000
 Floats = NDArray[np.float64]

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from pipeline.importers.run_append import append_bundle, compact_store
+from pipeline.importers.run_compact import compact_store
+from pipeline.importers.run_import import import_bundle
 from pipeline.verify import verify_store
 from saeinterp_mcp.errors import BadInput
 from saeinterp_mcp.store.base import Store
@@ -42,7 +43,7 @@ def grown(world: World, folder: Path, cuts: list[int]) -> Path:
     store = import_world(first, folder / "0")
     for i, part in enumerate(others, 1):
         bundle = write_bundle(part, folder / str(i) / "bundle")
-        append_bundle(store, bundle, folder / str(i) / "store", progress=Quiet())
+        import_bundle(bundle, folder / str(i) / "store", progress=Quiet(), append_to=store)
         store = folder / str(i) / "store"
     return store
 
@@ -153,7 +154,7 @@ def test_what_does_not_go_with_the_store_is_refused(tmp_path: Path) -> None:
     for i, (message, world) in enumerate(others.items()):
         bundle = write_bundle(world, tmp_path / f"other{i}")
         with pytest.raises(BadInput, match=re.escape(message)):
-            append_bundle(store, bundle, tmp_path / f"out{i}", progress=Quiet())
+            import_bundle(bundle, tmp_path / f"out{i}", progress=Quiet(), append_to=store)
         assert not (tmp_path / f"out{i}").exists()
 
 

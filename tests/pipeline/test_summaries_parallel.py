@@ -150,7 +150,7 @@ def test_the_nearest_of_many_are_those_of_a_full_sort(truth: Store, draft: Path,
 def test_the_table_of_examples_lists_the_arrays_by_feature_pick_and_rank(truth: Store, made: Path) -> None:
     table = pl.read_parquet(made / "examples" / "tables" / "examples.parquet")
     expected = [
-        (feature, pick, rank + 1, int(truth.row_sample[row]), int(truth.row_position[row]))
+        (feature, pick, rank + 1, int(truth.source[truth.row_sample[row]]), int(truth.row_position[row]))
         for feature in range(N_FEATURES)
         for pick in ("core", "near_miss", "silent", "spread")
         for rank, row in enumerate(truth.list_of_feature(f"examples/{pick}", feature).tolist())
