@@ -95,3 +95,18 @@ def test_links_between_documents_lead_somewhere() -> None:
     for path in [*TEXTS, ROOT / "CONTRIBUTING.md"]:
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text(encoding="utf-8")):
             assert (path.parent / target).exists(), f"{path.name} links to {target}"
+
+
+@pytest.mark.parametrize("name", ["adding-a-backend.md", "from-the-storage-guide.md"])
+def test_the_python_of_a_document_runs_after_its_commands(name: str, workplace: Path) -> None:
+    for code in blocks((ROOT / "docs" / name).read_text(encoding="utf-8"), "python"):
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=workplace,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
