@@ -7,7 +7,7 @@ STORE ?= demo-store
 PIP_FLAGS ?= --quiet --disable-pip-version-check
 BIN = $(VENV)/bin
 
-.PHONY: demo test check conformance bench clean
+.PHONY: demo test check conformance bench bench-storage clean
 
 demo: $(STORE)/manifest.json
 	$(DEMO_VENV)/bin/saeinterp demo --store $(STORE)
@@ -40,6 +40,10 @@ conformance: $(VENV)/ready
 
 bench: $(VENV)/ready $(STORE)/manifest.json
 	$(BIN)/python -m benchmarks.tools --store $(STORE)
+
+# draws S1 and S2 (60 and 100 million activations), imports them and measures; about 8 GB of disk and half an hour
+bench-storage: $(VENV)/ready
+	$(BIN)/python -m benchmarks.storage --world S1 --world S2 --growth --write docs/performance.md
 
 clean:
 	rm -rf $(VENV) $(DEMO_VENV) $(STORE) .conformance .pytest_cache .mypy_cache .ruff_cache

@@ -6,8 +6,10 @@ is therefore complete, and holds nothing that depends on when, where or how ofte
 """
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
 
@@ -114,12 +116,16 @@ class ArtifactWriter:
 
     def finish(self, summary: Summary) -> Artifact:
         """Write `artifact.json`, then give the folder its final name, in place of an older one."""
-        files = {
-            path.relative_to(self.folder).as_posix(): FileRecord(
-                bytes=path.stat().st_size, sha256=file_sha256(path)
-            )
+        paths = [
+            path
             for path in files_below(self.folder)
             if path not in (self._marker, self.folder / "artifact.json")
+        ]
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            hashes = pool.map(file_sha256, paths)
+        files = {
+            path.relative_to(self.folder).as_posix(): FileRecord(bytes=path.stat().st_size, sha256=sha256)
+            for path, sha256 in zip(paths, hashes, strict=True)
         }
         artifact = Artifact(
             fingerprint=self.identity.fingerprint, identity=self.identity, summary=summary, files=files

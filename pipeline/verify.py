@@ -5,12 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.stages.sum_labels import SUMS, sums_of_feature, units_of
 from saeinterp_mcp.analysis.firing import effective_max
 from saeinterp_mcp.analysis.sampling import rng
 from saeinterp_mcp.analysis.splits import in_explain, unit_hash
 from saeinterp_mcp.errors import BadStore
 from saeinterp_mcp.store.base import Store, segment_prefix
-from saeinterp_mcp.store.layout import ARRAYS
+from saeinterp_mcp.store.layout import ARRAYS, NO_INDEX
 from saeinterp_mcp.store.manifest import SPLITS, read_manifest, verify_files
 from saeinterp_mcp.store.open import open_store
 
@@ -42,9 +43,8 @@ def verify_store(path: Path, progress: Callable[[int, int], None] = lambda done,
 
     n_found = 0
     for segment in range(len(manifest.segments)):
-        n_found += _verify_segment(
-            store, segment, same, lambda n, so_far=n_found: progress(so_far + n, manifest.n_activations)
-        )
+        n_found += _verify_segment(store, segment, same)
+        progress(n_found, manifest.n_activations)
     same("features/indptr", manifest.n_activations, n_found)
     if len(manifest.segments) > 1:
         rows = np.concatenate([read(f"segments/{k}/store_row") for k in range(len(manifest.segments))])
@@ -66,6 +66,9 @@ def verify_store(path: Path, progress: Callable[[int, int], None] = lambda done,
     for feature in features:
         _verify_feature(store, int(feature), same)
     checked.append(f"statistics of {len(features)} features are those of their activations")
+    if store.backend.has("sums/place"):
+        n_summed = _verify_sums(store, features, same)
+        checked.append(f"sums by label of {n_summed} of them are those of their activations")
     missing = [
         s.name
         for s in ARRAYS
@@ -90,7 +93,7 @@ def _verify_straight(store: Store) -> str:
 Same = Callable[[str, object, object], None]
 
 
-def _verify_segment(store: Store, segment: int, same: Same, progress: Callable[[int], None]) -> int:
+def _verify_segment(store: Store, segment: int, same: Same) -> int:
     """Check the activations of a segment both ways round; how many there are."""
     manifest, read, prefix = store.manifest, store.backend.column, segment_prefix(segment)
     n_rows = manifest.n_rows
@@ -117,7 +120,6 @@ def _verify_segment(store: Store, segment: int, same: Same, progress: Callable[[
             first = indptr[np.searchsorted(indptr, start) : np.searchsorted(indptr, stop)] - start
             inside[first] = False
             same(f"{at}/{minors}", True, bool(rising[inside[1:]].all()))
-            progress(stop)
     total = [_total(store, f"{prefix}{name}/values", n_activations) for name in ("features", "rows")]
     same(f"{prefix}rows/values", True, bool(np.isclose(total[0], total[1], rtol=1e-9)))
     return n_activations
@@ -149,3 +151,20 @@ def _verify_feature(store: Store, feature: int, same: Callable[[str, object, obj
     maximum = np.float32(effective_max(store.activations(feature, "explain").values))
     stored = store.per_feature("stats/effective_max", feature)
     same("stats/effective_max", True, bool(np.array_equal(maximum, stored, equal_nan=True)))
+
+
+def _verify_sums(store: Store, features: list[int], same: Same) -> int:
+    """Compute the stored sums of some features again; of how many there are any."""
+    place = store.backend.column("sums/place")
+    dense = np.flatnonzero(place != NO_INDEX)
+    same("sums/place", list(range(len(dense))), place[dense].tolist())
+    units = units_of(store)
+    for name in SUMS:
+        same(name, len(dense), store.backend.shape(name)[0])
+    summed = [feature for feature in features if place[feature] != NO_INDEX]
+    for feature in summed:
+        found = sums_of_feature(units, feature)
+        for name in SUMS:
+            stored = store.per_feature(name, int(place[feature]))
+            same(name, True, bool(np.allclose(stored, found[name], rtol=1e-9, atol=0, equal_nan=True)))
+    return len(summed)

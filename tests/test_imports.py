@@ -23,7 +23,9 @@ ALLOWED = {
     "saeinterp_mcp.rules": ("saeinterp_mcp.errors",),
     # memory_store works everything out by the definitions, so it reads the analysis of splits, draws and examples
     "saeinterp_mcp.store": (
+        "saeinterp_mcp.analysis.effects",
         "saeinterp_mcp.analysis.examples",
+        "saeinterp_mcp.analysis.intervals",
         "saeinterp_mcp.analysis.moments",
         "saeinterp_mcp.analysis.ranges",
         "saeinterp_mcp.analysis.sampling",
@@ -160,7 +162,7 @@ ALLOWED = {
     ),
     "pipeline.exporters": ("pipeline.parallel", "pipeline.progress"),
     "pipeline.build": ("pipeline.config", "pipeline.progress", "pipeline.runner", "pipeline.stages"),
-    "pipeline.verify": (),
+    "pipeline.verify": ("pipeline.stages.sum_labels",),
     "pipeline.__main__": (
         "pipeline.build",
         "pipeline.config",

@@ -242,6 +242,7 @@ def stages_from_bundle(after: str | None, grows: bool = False) -> tuple[Stage[An
             inputs=("write_postings", "order_samples", "summarise_features"),
             modules=(
                 *own("sum_labels"),
+                "saeinterp_mcp.analysis.distributions",
                 "saeinterp_mcp.analysis.effects",
                 "saeinterp_mcp.analysis.intervals",
                 "saeinterp_mcp.store.labels",

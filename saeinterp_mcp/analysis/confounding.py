@@ -1,12 +1,14 @@
 """Does the effect of a family survive when something else is held still?"""
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from saeinterp_mcp.analysis.intervals import Arm, Cross, contrast, covariance, mean_interval, standard_error
-from saeinterp_mcp.analysis.moments import LabelCounts
+from saeinterp_mcp.analysis.moments import LabelCounts, distinct_sorted
+from saeinterp_mcp.analysis.ranges import expand_ranges
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -21,18 +23,65 @@ class StratifiedEffect(NamedTuple):
     n_strata: int
 
 
-class _Side(NamedTuple):
-    """Present or absent rows as one arm: rows weighted so that all strata count as they do in the difference."""
+@dataclass(frozen=True)
+class Strata:
+    """What a stratified difference takes from the counts alone: the same for every feature."""
 
-    arm: Arm
-    s: Floats
-    """(U,) weighted sum of each unit."""
-    n: Floats
-    """(U,) weighted rows of each unit, as far as they are expected to fire."""
+    n: Ints
+    """(K,) rows of each cell 2 s + present."""
+    n_strata: int
+    """Strata where both were seen."""
+    rows: tuple[float, float]
+    """Rows of them: absent, present."""
+    weight: Floats
+    """(K,) weight of a row of each cell, so that all strata count in its side as they do in the difference."""
+    n_units: tuple[float, float]
+    """Units with a row of weight: absent, present."""
+    indptr: Ints
+    """(U+1,) where a unit's cells begin."""
+    cells: NDArray[Any]
+    """(pairs,) cells of a unit."""
+    pair_n: NDArray[Any]
+    """(pairs,) its rows in them."""
+    products: Any
+    """(K, K) sparse: sum over units of the products of their rows."""
+
+
+def strata_of(counts: LabelCounts) -> Strata:
+    """Weights, and sums over units, of counts of cells 2 s + present over all rows of the slice."""
+    from scipy import sparse  # half a second that a server asked its name must not spend
+
+    n = counts.n.astype(np.float64)
+    n0, n1 = n[0::2], n[1::2]
+    both = (n0 > 0) & (n1 > 0)
+    of_stratum = np.where(both, n0 * n1 / np.fmax(n0 + n1, 1), 0.0)
+    of_stratum /= max(of_stratum.sum(), 1e-300)
+    rows = (float(n0[both].sum()), float(n1[both].sum()))
+    weight = np.zeros(len(n))
+    for side, of_side in enumerate((n0, n1)):
+        weight[side::2] = rows[side] * np.divide(
+            of_stratum, of_side, out=np.zeros(len(both)), where=of_side > 0
+        )
+    n_pairs = int(counts.indptr[-1])
+    cells, pair_n = counts.labels[:n_pairs].astype(np.int32), counts.pair_n[:n_pairs].astype(np.int32)
+    shape = (len(counts.indptr) - 1, len(n))
+    held = sparse.csr_array((pair_n.astype(np.float64), cells, counts.indptr), shape=shape)
+    used = [np.where(np.arange(len(n)) % 2 == side, weight, 0.0) for side in (0, 1)]
+    return Strata(
+        n=counts.n,
+        n_strata=int(both.sum()),
+        rows=rows,
+        weight=weight,
+        n_units=(float(((held @ used[0]) > 0).sum()), float(((held @ used[1]) > 0).sum())),
+        indptr=counts.indptr,
+        cells=cells,
+        pair_n=pair_n,
+        products=(held.T @ held).tocsr(),
+    )
 
 
 def stratified_difference(
-    counts: LabelCounts, unit: Ints, cell: Ints, value: Floats, largest: float
+    strata: Strata, unit: Ints, cell: Ints, value: Floats, largest: float
 ) -> StratifiedEffect:
     """Mantel-Haenszel-type difference of present against absent over strata, with a 95 % interval by unit.
 
@@ -43,25 +92,20 @@ def stratified_difference(
     side has 1 to 9 firing units or fewer than 2 units, as for any difference.
 
     Args:
-        counts: of cells 2 s + present, over all rows of the slice.
-        unit: (n,) unit of each firing row.
+        strata: of cells 2 s + present.
+        unit: (n,) unit of each firing row, ascending.
         cell: (n,) its cell.
         value: (n,) its activation.
         largest: the feature's largest activation, the scale of the upper limit of a side that never fires.
     """
-    n = counts.n.astype(np.float64)
-    n0, n1 = n[0::2], n[1::2]
-    both = (n0 > 0) & (n1 > 0)
-    if not both.any():
+    if not strata.n_strata:
         return StratifiedEffect(np.nan, np.nan, np.nan, 0)
-    weight = np.where(both, n0 * n1 / np.fmax(n0 + n1, 1), 0.0)
-    weight /= weight.sum()
-    present, absent = (_side(counts, unit, cell, value, weight, first) for first in (1, 0))
+    absent, present = _sides(strata, unit, cell, value)
     cross = Cross(
         ss=_sum(present.s * absent.s),
         sn=_sum(present.s * absent.n),
         ns=_sum(present.n * absent.s),
-        nn=_sum(present.n * absent.n),
+        nn=np.array([present.per_cell @ (strata.products @ absent.per_cell)]),
     )
     sides = (present.arm, absent.arm)
     means = np.stack([arm.s / arm.n for arm in sides], -1)
@@ -72,38 +116,54 @@ def stratified_difference(
         matrix = np.stack([np.stack([variances[0], shared], -1), np.stack([shared, variances[1]], -1)], -2)
         lows, highs = (np.stack([of_side[i] for of_side in limits], -1) for i in (0, 1))
         low, high = contrast(means, lows, highs, matrix, np.array([1.0, -1.0]))
-    return StratifiedEffect(float(means[0, 0] - means[0, 1]), float(low[0]), float(high[0]), int(both.sum()))
+    return StratifiedEffect(float(means[0, 0] - means[0, 1]), float(low[0]), float(high[0]), strata.n_strata)
 
 
-def _side(counts: LabelCounts, unit: Ints, cell: Ints, value: Floats, weight: Floats, first: int) -> _Side:
-    """One side's rows: sums by unit such that S/N is its weighted mean and S_i - (S/N) n_i unit i's deviation."""
-    n_cells, n_units = len(counts.n), len(counts.indptr) - 1
-    n = counts.n[first::2].astype(np.float64)
-    rows = n[weight > 0].sum()
-    d = np.zeros(n_cells)
-    d[first::2] = rows * np.divide(weight, n, out=np.zeros(len(n)), where=n > 0)
-    pair_unit = np.repeat(np.arange(n_units), np.diff(counts.indptr))
-    pairs = len(pair_unit)
-    label, held = counts.labels[:pairs], counts.pair_n[:pairs]
-    n_used = int((np.bincount(pair_unit, d[label] * held, n_units) > 0).sum())
+class _Side(NamedTuple):
+    """Present or absent rows as one arm: rows weighted so that all strata count as they do in the difference."""
+
+    arm: Arm
+    per_cell: Floats
+    """(K,) what a row of a cell is expected to add, over the mean: 0 in cells of the other side."""
+    s: Floats
+    """(u,) weighted sum of each firing unit."""
+    n: Floats
+    """(u,) weighted rows of each firing unit, as far as they are expected to fire."""
+
+
+def _sides(strata: Strata, unit: Ints, cell: Ints, value: Floats) -> list[_Side]:
+    """Absent and present rows: sums by unit such that S/N is a weighted mean and S_i - (S/N) n_i unit i's deviation."""
+    units, index = distinct_sorted(unit)
+    starts = strata.indptr[units]
+    lengths = strata.indptr[units + 1] - starts
+    pairs = expand_ranges(starts, lengths)
+    held, held_n = strata.cells[pairs], strata.pair_n[pairs]
+    begin = np.cumsum(lengths) - lengths
+    n_cells = len(strata.n)
+    weighted = strata.weight[cell] * value
     cell_sum = np.bincount(cell, value, n_cells)
-    s = np.bincount(unit, d[cell] * value, n_units).astype(np.float64)
-    mean = float(s.sum() / rows)
-    if mean > 0:
-        expected = np.divide(cell_sum, counts.n, out=np.zeros(n_cells), where=counts.n > 0) / mean
-    else:
+    sides = []
+    for side in (0, 1):
+        is_side = np.arange(n_cells) % 2 == side
+        s = np.bincount(index, weighted * is_side[cell], len(units)).astype(np.float64)
+        rows = strata.rows[side]
+        mean = float(s.sum() / rows)
         expected = np.ones(n_cells)
-    weighted = np.bincount(pair_unit, (d * expected)[label] * held, n_units).astype(np.float64)
-    arm = Arm(
-        n=np.array([rows]),
-        n_units=np.array([float(n_used)]),
-        n_firing_units=_sum((s > 0).astype(np.float64)),
-        s=_sum(s),
-        ss=_sum(s * s),
-        sn=_sum(s * weighted),
-        nn=_sum(weighted * weighted),
-    )
-    return _Side(arm, s, weighted)
+        if mean > 0:
+            expected = np.divide(cell_sum, strata.n, out=np.zeros(n_cells), where=strata.n > 0) / mean
+        per_cell = np.where(is_side, strata.weight * expected, 0.0)
+        n = np.add.reduceat(per_cell[held] * held_n, begin) if len(units) else np.zeros(0)
+        arm = Arm(
+            n=np.array([rows]),
+            n_units=np.array([strata.n_units[side]]),
+            n_firing_units=_sum((s > 0).astype(np.float64)),
+            s=_sum(s),
+            ss=_sum(s * s),
+            sn=_sum(s * n),
+            nn=np.array([per_cell @ (strata.products @ per_cell)]),
+        )
+        sides.append(_Side(arm, per_cell, s, n))
+    return sides
 
 
 def _sum(values: Floats) -> Floats:

@@ -124,7 +124,7 @@ def label_sums(
     """
     k, is_level = len(counts.n), counts.reference == "level_0"
     assert first is None or not is_level, "a row has one level"
-    sums = np.zeros((k + is_level, len(LABEL_SUMS)))
+    sums = no_sums(counts)
     _add_lone_rows(sums, k, *_taken(label, first, firing.alone[0]), firing.alone[1])
     shared = firing.shared
     lengths = counts.indptr[shared.units + 1] - counts.indptr[shared.units]
@@ -138,6 +138,11 @@ def label_sums(
         else:
             sums += _by_label(pairs.label, _products(pairs.own, whole.at(pairs.unit), part.c[pairs.unit]), k)
     return sums
+
+
+def no_sums(counts: LabelCounts) -> Floats:
+    """The sums of a feature that never fires."""
+    return np.zeros((len(counts.n) + (counts.reference == "level_0"), len(LABEL_SUMS)))
 
 
 class _Sides(NamedTuple):
@@ -181,8 +186,8 @@ def _blocks(lengths: Ints, size: int) -> Iterator[slice]:
 def _part(shared: SharedUnits, units: slice) -> SharedUnits:
     rows = slice(*np.searchsorted(shared.unit, (units.start, units.stop)).tolist())
     unit = shared.unit[rows] - np.int32(units.start)
-    of_units = (column[units] for column in (shared.units, shared.n, shared.s, shared.c))
-    return SharedUnits(*of_units, shared.rows[rows], unit, shared.value[rows])
+    ids, n, s, c = shared.units[units], shared.n[units], shared.s[units], shared.c[units]
+    return SharedUnits(ids, n, s, c, shared.rows[rows], unit, shared.value[rows])
 
 
 def _taken(label: NDArray[Any], first: NDArray[Any] | None, rows: Ints) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -211,7 +216,7 @@ def _pairs(counts: LabelCounts, units: Ints, lengths: Ints, entries: _Entries) -
     pair[unit * k + label] = np.arange(len(label), dtype=np.int32)
     at = pair[entries.unit * k + entries.label]
     own = _Sides(
-        np.bincount(at, entries.value, len(label)),
+        np.bincount(at, entries.value, len(label)).astype(np.float64, copy=False),
         np.bincount(at, minlength=len(label)).astype(np.float64),
         counts.pair_n[stored].astype(np.float64),
     )
@@ -243,7 +248,7 @@ def _add_levels(sums: Floats, pairs: _Pairs, whole: _Sides) -> None:
     beside = _products(pairs.own.at(some), base.at(at), whole.c[at])
     sums[:-1] += _by_label(pairs.label[some], beside, len(sums) - 1)
     held = np.flatnonzero(whole.n > base.n)
-    s_any = np.bincount(at, pairs.own.s[some], u)[held]
+    s_any = np.bincount(at, pairs.own.s[some], u).astype(np.float64, copy=False)[held]
     any_level = _Sides(s_any, whole.c[held] - base.c[held], whole.n[held] - base.n[held])
     sums[-1] += _summed(any_level, base.at(held), whole.c[held])
 

@@ -7,7 +7,7 @@ from saeinterp_mcp.analysis.effects import MIN_N, Effects, tested
 from saeinterp_mcp.analysis.moments import moments_of, stacked
 from saeinterp_mcp.operations.slicing import Labels, Slice
 from saeinterp_mcp.store.layout import INFLUENCE
-from saeinterp_mcp.store.sums import stored_influence, stored_totals
+from saeinterp_mcp.store.sums import stored_influence
 
 
 def effects_of(labels: Labels, min_n: int) -> Effects:
@@ -45,10 +45,9 @@ def token_influence(part: Slice, n_up: int, n_down: int) -> tuple[Influence, Inf
 
 def _stored_influence(part: Slice, n_up: int, n_down: int) -> tuple[Influence, Influence] | None:
     stored = stored_influence(part.store, part.feature)
-    if stored is None:
+    if stored is None or part.stored_sums is None:
         return None
-    totals = part.labels("tokens").counts
-    of_units = stored_totals(part.store, part.feature, part.split)
+    totals, of_units = part.labels("tokens").counts, part.stored_sums.totals
     found = []
     for (tokens, sums, q), n in zip(stored, (n_up, n_down), strict=True):
         moments = moments_of(totals.only(tokens[:n]), sums[:n], of_units)

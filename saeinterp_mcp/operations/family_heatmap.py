@@ -1,6 +1,7 @@
 """How do two families go together?"""
 
-from typing import Annotated, Any
+from functools import lru_cache
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -23,7 +24,8 @@ from saeinterp_mcp.operations.base import (
     table_rows,
 )
 from saeinterp_mcp.operations.slicing import Scoping, Slice, make_slice
-from saeinterp_mcp.store.base import Store
+from saeinterp_mcp.store.base import Floats, Ints, Store
+from saeinterp_mcp.store.manifest import Split
 
 MAX_CELLS = 400
 ROWS_WITH_TWO_LINES = 12
@@ -157,57 +159,86 @@ def family_heatmap(
     return sealed(result, store, arguments)
 
 
+class _Population(NamedTuple):
+    """Rows of a slice by unit and cell x * ny + y: the same for every feature."""
+
+    rows_of: Any
+    """(units, cells) sparse: rows of the unit in the cell."""
+    n: Ints
+    """(cells,) rows."""
+    n_units: Ints
+    """(cells,) units with such a row."""
+    products: Floats
+    """(cells, cells) sum over units of the products of their rows."""
+
+
+def _cells_of(part: Slice, family_x: str, family_y: str, rows: Ints) -> Ints:
+    (x, _), (y, _) = (part.labels(f"family.{family}").labels_of(rows) for family in (family_x, family_y))
+    return np.asarray(x.astype(np.int64) * (len(part.store.family(family_y).levels) + 1) + y)
+
+
+def _count_cells(part: Slice, family_x: str, family_y: str, k: int) -> _Population:
+    from scipy import sparse  # half a second that a server asked its name must not spend
+
+    rows = np.arange(part.store.n_rows(part.split)) if part.mask is None else np.flatnonzero(part.mask)
+    cell = _cells_of(part, family_x, family_y, rows)
+    unit = part.store.row_unit[rows].astype(np.int64)
+    shape = (part.store.n_units(part.split), k)
+    rows_of = sparse.coo_array((np.ones(len(rows)), (unit, cell)), shape).tocsr()
+    return _Population(
+        rows_of=rows_of,
+        n=np.bincount(cell, minlength=k),
+        n_units=np.bincount(rows_of.indices, minlength=k),
+        products=np.asarray((rows_of.T @ rows_of).todense()),
+    )
+
+
+@lru_cache(maxsize=32)
+def _whole_population(
+    store: Store, family_x: str, family_y: str, split: Split, scoping: Scoping, k: int
+) -> _Population:
+    return _count_cells(Slice(store, 0, split, scoping, None), family_x, family_y, k)
+
+
 class _Cells:
     """Estimates of all cells x * ny + y, from a sparse matrix of units by cells."""
 
     def __init__(self, part: Slice, family_x: str, family_y: str, nx: int, ny: int, min_n: int) -> None:
         from scipy import sparse  # half a second that a server asked its name must not spend
 
-        store, k = part.store, nx * ny
-        rows = np.arange(store.n_rows(part.split)) if part.mask is None else np.flatnonzero(part.mask)
-        codes = (
-            part.labels(f"family.{family_x}")._family_codes,
-            part.labels(f"family.{family_y}")._family_codes,
-        )
-        code_x, code_y = codes[0](family_x), codes[1](family_y)
-
-        def cell_of(at: Any) -> Any:
-            return code_x[at].astype(np.int64) * ny + code_y[at]
-
-        n_units = store.n_units(part.split)
-        shape = (n_units, k)
-        cell = cell_of(rows)
-        unit = store.row_unit[rows].astype(np.int64)
-        rows_of = sparse.coo_array((np.ones(len(rows)), (unit, cell)), shape).tocsr()
-        rows_of.sum_duplicates()
+        k = nx * ny
+        if part.mask is None:
+            everyone = _whole_population(part.store, family_x, family_y, part.split, part.scoping, k)
+        else:
+            everyone = _count_cells(part, family_x, family_y, k)
         firing, values = part.firing
-        at = (part.firing_units.units[part.firing_units.index], cell_of(firing))
-        strength = sparse.coo_array((values, at), shape).tocsr()
-        fires = sparse.coo_array((np.ones(len(firing)), at), shape).tocsr()
-        self.n = np.bincount(cell, minlength=k)
-        self.n_units = np.bincount(rows_of.indices, minlength=k)
-        self.n_firing = np.bincount(at[1], minlength=k)
+        units = part.firing_units
+        cell = _cells_of(part, family_x, family_y, firing)
+        strength = sparse.coo_array((values, (units.index, cell)), (len(units.units), k)).tocsr()
+        self.n, self.n_units = everyone.n, everyone.n_units
+        self.n_firing = np.bincount(cell, minlength=k)
         self.shown = enough(self.n, self.n_units, min_n)
+        squares = np.asarray((strength.T @ strength).todense())
+        beside = np.asarray((strength.T @ everyone.rows_of[units.units]).todense())
         arm = Arm(
             n=self.n.astype(np.float64),
             n_units=self.n_units.astype(np.float64),
-            n_firing_units=np.bincount(fires.indices, minlength=k).astype(np.float64),
-            s=np.asarray(strength.sum(0)),
-            ss=np.asarray(strength.multiply(strength).sum(0)),
-            sn=np.asarray(strength.multiply(rows_of).sum(0)),
-            nn=np.asarray(rows_of.multiply(rows_of).sum(0)),
+            n_firing_units=np.bincount(strength.indices, minlength=k).astype(np.float64),
+            s=np.bincount(cell, values, k).astype(np.float64),
+            ss=squares.diagonal(),
+            sn=beside.diagonal(),
+            nn=everyone.products.diagonal(),
         )
         with np.errstate(invalid="ignore", divide="ignore"):
             mean = arm.s / arm.n
             low, high = mean_interval(arm, np.full(k, part.largest))
             rate = self.n_firing / arm.n
-            # influence of each unit on each cell's mean; its Gram matrix is the clustered covariance
+            # influence of each unit on each cell's mean, S - m n; its Gram matrix is the clustered covariance
             scale = np.nan_to_num(1 / arm.n, posinf=0.0)
             factor = np.sqrt(np.nan_to_num(arm.n_units / (arm.n_units - 1), posinf=0.0, neginf=0.0))
-        influence = (strength - rows_of @ sparse.diags_array(np.nan_to_num(mean))) @ sparse.diags_array(
-            scale * factor
-        )
-        covariance = np.asarray((influence.T @ influence).todense())
+        m = np.nan_to_num(mean)
+        gram = squares - beside * m - (beside * m).T + everyone.products * np.outer(m, m)
+        covariance = gram * np.outer(scale * factor, scale * factor)
         self.rate = np.where(self.shown, rate, np.nan)
         self.mean = np.where(self.shown, mean, np.nan)
         self.low, self.high = np.where(self.shown, low, np.nan), np.where(self.shown, high, np.nan)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from saeinterp_mcp.analysis.confounding import StratifiedEffect, stratified_difference
+from saeinterp_mcp.analysis.confounding import Strata, StratifiedEffect, strata_of, stratified_difference
 from saeinterp_mcp.analysis.effects import Effects
 from saeinterp_mcp.analysis.moments import LabelCounts, count_labels
 from saeinterp_mcp.analysis.trend import N_FOLDS, monotone, spearman_by_unit
@@ -225,25 +225,35 @@ def _summary(family: str, effects: Effects, levels: tuple[int, ...]) -> str:
 
 def _trend(labels: Labels) -> Any:
     """Spearman over rows with a level; folds are units in hash order, modulo 40."""
-    counts, n_levels = labels.counts, len(labels.names) - 1
-    n_units = len(counts.indptr) - 1
-    unit = np.repeat(np.arange(n_units), np.diff(counts.indptr))
-    pairs = int(counts.indptr[-1])
-    level_of_pair = counts.labels[:pairs].astype(np.int64)
-    cell = unit % N_FOLDS * (n_levels + 1) + level_of_pair
+    part = labels.slice
     by_fold = (
-        np.bincount(cell, counts.pair_n[:pairs], N_FOLDS * (n_levels + 1))
-        .reshape(N_FOLDS, -1)
-        .astype(np.int64)
+        _whole_folds(part.store, labels.label_set, part.split, part.scoping)
+        if part.mask is None
+        else _folds(labels)
     )
-    rows, values = labels.slice.firing
-    _, code = labels.of_rows(rows)
-    with_level = code > 0
-    unit_of = labels.slice.firing_units
-    fold = unit_of.units[unit_of.index[with_level]] % N_FOLDS
+    rows, values = part.firing
+    code, _ = labels.labels_of(rows)
+    with_level = np.flatnonzero(code)
+    unit_of = part.firing_units
+    fold = (unit_of.units % N_FOLDS)[unit_of.index[with_level]]
     return spearman_by_unit(
-        by_fold.sum(0)[1:], by_fold[:, 1:], fold, code[with_level] - 1, values[with_level]
+        by_fold.sum(0)[1:], by_fold[:, 1:], fold, code[with_level].astype(np.int64) - 1, values[with_level]
     )
+
+
+def _folds(labels: Labels) -> Ints:
+    """(40, levels) rows of the slice by fold of their unit and level, 0 first."""
+    counts, n_levels = labels.counts, len(labels.names)
+    pairs = int(counts.indptr[-1])
+    unit = np.repeat(np.arange(len(counts.indptr) - 1), np.diff(counts.indptr))
+    cell = unit % N_FOLDS * n_levels + counts.labels[:pairs]
+    rows = np.bincount(cell.astype(np.int64), counts.pair_n[:pairs], N_FOLDS * n_levels)
+    return rows.reshape(N_FOLDS, -1).astype(np.int64)
+
+
+@lru_cache(maxsize=256)
+def _whole_folds(store: Store, label_set: str, split: Split, scoping: Scoping) -> Ints:
+    return _folds(Slice(store, 0, split, scoping, None).labels(label_set))
 
 
 class _Adjustment:
@@ -251,6 +261,7 @@ class _Adjustment:
 
     def __init__(self, part: Slice, family: str, group: str | None) -> None:
         self.part, self.family = part, family
+        self._found: dict[str, StratifiedEffect] = {}
         primary = next((g.name for g in part.store.manifest.groups if g.primary), None)
         self.group = group or primary
         self.others = [name for name in part.store.families if name != family]
@@ -263,16 +274,21 @@ class _Adjustment:
 
     def within(self, stratifier: str) -> StratifiedEffect:
         """Adjusted by `group.NAME` or `family.NAME`."""
+        if stratifier not in self._found:
+            self._found[stratifier] = self._within(stratifier)
+        return self._found[stratifier]
+
+    def _within(self, stratifier: str) -> StratifiedEffect:
         part = self.part
         if part.mask is None:
-            counts = _joint_counts(part.store, self.family, stratifier, part.split, part.scoping)
+            strata = _whole_strata(part.store, self.family, stratifier, part.split, part.scoping)
         else:
             rows = np.flatnonzero(part.mask)
-            counts = _count_cells(part, self.family, stratifier, rows)
+            strata = strata_of(_count_cells(part, self.family, stratifier, rows))
         rows, values = part.firing
         unit = part.firing_units.units[part.firing_units.index]
         cells = _cells(part, self.family, stratifier, rows)
-        return stratified_difference(counts, unit, cells, values, part.largest)
+        return stratified_difference(strata, unit, cells, values, part.largest)
 
     def stratified(self) -> Stratified | None:
         """Within the group."""
@@ -309,9 +325,9 @@ class _Adjustment:
 
 
 def _cells(part: Slice, family: str, stratifier: str, rows: Ints) -> Ints:
-    _, present = part.labels(f"presence.{family}").of_rows(rows)
-    _, stratum = part.labels(stratifier).of_rows(rows)
-    return np.asarray(2 * stratum + present, np.int64)
+    code, _ = part.labels(f"family.{family}").labels_of(rows)
+    stratum, _ = part.labels(stratifier).labels_of(rows)
+    return np.asarray(2 * stratum.astype(np.int64) + (code > 0))
 
 
 def _count_cells(part: Slice, family: str, stratifier: str, rows: Ints) -> LabelCounts:
@@ -320,7 +336,7 @@ def _count_cells(part: Slice, family: str, stratifier: str, rows: Ints) -> Label
     return count_labels(unit, _cells(part, family, stratifier, rows), part.unit_rows, n_cells, "rest")
 
 
-@lru_cache(maxsize=128)
-def _joint_counts(store: Store, family: str, stratifier: str, split: Split, scoping: Scoping) -> LabelCounts:
+@lru_cache(maxsize=48)
+def _whole_strata(store: Store, family: str, stratifier: str, split: Split, scoping: Scoping) -> Strata:
     part = Slice(store, 0, split, scoping, None)
-    return _count_cells(part, family, stratifier, np.arange(store.n_rows(split)))
+    return strata_of(_count_cells(part, family, stratifier, np.arange(store.n_rows(split))))

@@ -7,7 +7,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from saeinterp_mcp.analysis.effects import MIN_N, Effects
-from saeinterp_mcp.analysis.firing import count_regions, histogram_bin, histogram_edges, region_of
+from saeinterp_mcp.analysis.firing import histogram_bin, histogram_edges, region_of
 from saeinterp_mcp.analysis.intervals import Arm, mean_interval, rate_interval
 from saeinterp_mcp.analysis.text import visible_token
 from saeinterp_mcp.operations.base import (
@@ -252,11 +252,12 @@ def _histogram(values: Any) -> Histogram:
 
 def _regions(part: Slice, maximum: float) -> Table:
     rows, values = part.firing
-    counts = count_regions(values, maximum)
+    counts, means = np.zeros(len(REGIONS), np.int64), np.full(len(REGIONS), np.nan)
+    if np.isfinite(maximum):
+        region = region_of(values, maximum)
+        counts = np.bincount(region, minlength=len(REGIONS))
+        np.divide(np.bincount(region, values, len(REGIONS)), counts, out=means, where=counts > 0)
     total = max(len(rows), 1)
-    means = [
-        values[region_of(values, maximum) == i].mean() if counts[i] else np.nan for i in range(len(REGIONS))
-    ]
     shares = counts / total if np.isfinite(maximum) else np.full(len(REGIONS), np.nan)
     return Table(columns=["region", "n", "share", "mean"], rows=table_rows(REGIONS, counts, shares, means))
 

@@ -22,6 +22,7 @@ from saeinterp_mcp.operations.features_search import feature_metrics
 from saeinterp_mcp.operations.slicing import Scoping, Slice, make_slice
 from saeinterp_mcp.store.base import Store
 from saeinterp_mcp.store.layout import NEIGHBOURS
+from saeinterp_mcp.store.manifest import SPLITS
 
 MEASURE = {
     "decoder": "cosine of decoder directions",
@@ -112,10 +113,12 @@ def similar_features(
 def _coactivating(part: Slice) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Features by phi coefficient of firing over the rows of a slice, the 64 largest."""
     store, n = part.store, part.n_rows
-    rows = np.arange(store.n_rows(part.split)) if part.mask is None else np.flatnonzero(part.mask)
     n_features = store.manifest.n_features
-    fires = np.bincount(store.firing_at(rows)[1], minlength=n_features).astype(np.float64)
-    both = np.bincount(store.firing_at(part.firing[0])[1], minlength=n_features).astype(np.float64)
+    if part.mask is None:
+        fires = store.backend.column("stats/n_firing")[:, SPLITS.index(part.split)].astype(np.float64)
+    else:
+        fires = store.count_firing(np.flatnonzero(part.mask)).astype(np.float64)
+    both = store.count_firing(part.firing[0]).astype(np.float64)
     own = fires[part.feature]
     scale = np.sqrt(fires * (n - fires)) * np.sqrt(own * (n - own))
     phi = np.divide(n * both - fires * own, scale, out=np.zeros(n_features), where=scale > 0)

@@ -25,7 +25,7 @@ from saeinterp_mcp.store.base import Bools, Floats, Ints, Store
 from saeinterp_mcp.store.labels import labels_of_rows, reference_of, stored_counts
 from saeinterp_mcp.store.layout import REGIONS as FIRING_REGIONS
 from saeinterp_mcp.store.manifest import Split
-from saeinterp_mcp.store.sums import stored_sums, stored_totals
+from saeinterp_mcp.store.sums import FeatureSums, stored_sums
 
 Scope = Literal["at", "before", "sample"]
 DEFAULT_WINDOW = 16
@@ -239,6 +239,11 @@ class Slice:
         return firing_units(self.store.row_unit[rows], values, self.unit_rows)
 
     @cached_property
+    def stored_sums(self) -> FeatureSums | None:
+        """The feature's sums by label, where the slice is one that they are stored of."""
+        return stored_sums(self.store, self.feature, self.split) if self.is_whole else None
+
+    @cached_property
     def largest(self) -> float:
         """The feature's largest activation in the split: the scale of an upper bound where nothing fired."""
         return float(self.store.per_feature("stats/max", self.feature, self.split))
@@ -275,11 +280,11 @@ class Labels:
 
     def of_rows(self, rows: Ints) -> tuple[Ints, Ints]:
         """(index into `rows`, label), one entry for each label a row carries."""
-        label, first = self._labels_of(rows)
+        label, first = self.labels_of(rows)
         entry = np.arange(len(rows))
         return entry if first is None else np.repeat(entry, np.diff(first)), label.astype(np.int64)
 
-    def _labels_of(self, rows: Ints) -> tuple[NDArray[Any], Ints | None]:
+    def labels_of(self, rows: Ints) -> tuple[NDArray[Any], Ints | None]:
         """Labels of rows, row by row, and (n+1,) where those of a row begin; None for one label each."""
         store, (kind, *rest) = self.slice.store, self.label_set.split(".")
         if kind == "presence" or (kind == "family" and self.slice.scoping.scope != "at"):
@@ -350,12 +355,11 @@ class Labels:
     def sums(self) -> tuple[Floats, UnitTotals]:
         """Sums over units, by label (`layout.LABEL_SUMS`; of a family one more, any level) and over all."""
         part = self.slice
-        if part.is_whole:
-            stored = stored_sums(part.store, part.feature, part.split, self.label_set)
-            if stored is not None:
-                return stored, stored_totals(part.store, part.feature, part.split)
+        stored = None if part.stored_sums is None else part.stored_sums.of(self.label_set)
+        if part.stored_sums is not None and stored is not None:
+            return stored, part.stored_sums.totals
         rows, _ = part.firing
-        return label_sums(self.counts, part.firing_units, *self._labels_of(rows)), part.firing_units.totals
+        return label_sums(self.counts, part.firing_units, *self.labels_of(rows)), part.firing_units.totals
 
 
 @lru_cache(maxsize=64)

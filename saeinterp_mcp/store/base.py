@@ -26,6 +26,10 @@ Bools = NDArray[np.bool_]
 AnyArray = NDArray[Any]
 
 
+COUNTED_ROWS = 1 << 14
+"""Rows whose features are counted at a time."""
+
+
 class Postings(NamedTuple):
     """Where a feature fires: `rows` (n,) int64 ascending, `values` (n,) float32 above 0."""
 
@@ -59,6 +63,10 @@ class Backend(ABC):
     def gather(self, name: str, index: Ints) -> AnyArray:
         """Entries of an array, in the order of `index`."""
         return np.asarray(self.column(name)[index])
+
+    def prefetch(self, features: Sequence[int]) -> None:
+        """Told which features will be read soon; may do nothing."""
+        return
 
     def postings(self, feature: int) -> Postings:
         """Where a feature fires, in all segments."""
@@ -268,9 +276,28 @@ class Store:
             rows, values = rows[:end], values[:end]
         return Postings(rows, values)
 
+    def activations_of(self, features: Sequence[int], split: Split = "all") -> list[Postings]:
+        """Where each of some features fires; the disk is told of all of them first.
+
+        Raises:
+            UnknownName: no such feature.
+        """
+        for feature in features:
+            self.check_feature(feature)
+        self.backend.prefetch(features)
+        return [self.activations(feature, split) for feature in features]
+
     def firing_at(self, rows: Ints) -> tuple[Ints, Ints, NDArray[np.float32]]:
         """What fires at some rows: (index into `rows`, feature, activation), one entry an activation."""
         return self.backend.firing_at(rows)
+
+    def count_firing(self, rows: Ints) -> Ints:
+        """(F,) on how many of some rows each feature fires; a part of the rows at a time."""
+        total = np.zeros(self.manifest.n_features, np.int64)
+        for start in range(0, len(rows), COUNTED_ROWS):
+            features = self.backend.firing_at(rows[start : start + COUNTED_ROWS])[1]
+            total += np.bincount(features, minlength=len(total))
+        return total
 
     @cached_property
     def row_unit(self) -> AnyArray:

@@ -16,6 +16,8 @@ FORMAT: Literal["saeinterp-store"] = "saeinterp-store"
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 
+REBUILD = "Give the folder that `saeinterp-pipeline build` or `import` published, or make it again."
+
 Kind = Literal["set", "sequence"]
 Split = Literal["explain", "all"]
 SPLITS: tuple[Split, Split] = ("explain", "all")
@@ -128,7 +130,7 @@ def read_manifest(store: Path) -> Manifest:
         BadStore: not a store, damaged, truncated, foreign or newer.
     """
     path = store / MANIFEST
-    rebuild = "Give the folder that `saeinterp-pipeline build` or `import` published, or make it again."
+    rebuild = REBUILD
     if not store.is_dir():
         raise BadStore(
             store, "a folder holding a store", "nothing" if not store.exists() else "a file", rebuild
@@ -136,22 +138,7 @@ def read_manifest(store: Path) -> Manifest:
     if not path.is_file():
         names = sorted(p.name for p in store.iterdir())[:5]
         raise BadStore(store, f"a store with {MANIFEST}", f"{', '.join(names) or 'an empty folder'}", rebuild)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise BadStore(path, "JSON", f"text that is not ({error})", rebuild) from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        found = content.get("format") if isinstance(content, dict) else type(content).__name__
-        raise BadStore(path, f"format {FORMAT!r}", f"{found!r}", rebuild)
-    version = content.get("format_version")
-    if version != FORMAT_VERSION:
-        newer = isinstance(version, int) and version > FORMAT_VERSION
-        advice = "Update saeinterp-mcp." if newer else "Build or import the store again with this version."
-        raise BadStore(path, f"format version {FORMAT_VERSION}", f"version {version}", advice)
-    try:
-        manifest = Manifest.model_validate(content)
-    except ValidationError as error:
-        raise BadStore(path, "the fields of a manifest", describe_validation(error), rebuild) from error
+    manifest = parse_manifest(path.read_bytes(), path)
     for name, entry in manifest.files.items():
         file = store / name
         size = file.stat().st_size if file.is_file() else None
@@ -159,6 +146,30 @@ def read_manifest(store: Path) -> Manifest:
             found = "no such file" if size is None else f"{size} bytes"
             raise BadStore(file, f"{entry.bytes} bytes", found, rebuild)
     return manifest
+
+
+def parse_manifest(content_bytes: bytes, where: object) -> Manifest:
+    """The manifest in some bytes.
+
+    Raises:
+        BadStore: not a manifest, cut, foreign or newer.
+    """
+    try:
+        content = json.loads(content_bytes)
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise BadStore(where, "JSON", f"text that is not ({error})", REBUILD) from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        found = content.get("format") if isinstance(content, dict) else type(content).__name__
+        raise BadStore(where, f"format {FORMAT!r}", f"{found!r}", REBUILD)
+    version = content.get("format_version")
+    if version != FORMAT_VERSION:
+        newer = isinstance(version, int) and version > FORMAT_VERSION
+        advice = "Update saeinterp-mcp." if newer else "Build or import the store again with this version."
+        raise BadStore(where, f"format version {FORMAT_VERSION}", f"version {version}", advice)
+    try:
+        return Manifest.model_validate(content)
+    except ValidationError as error:
+        raise BadStore(where, "the fields of a manifest", describe_validation(error), REBUILD) from error
 
 
 def list_files(store: Path) -> dict[str, FileEntry]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from saeinterp_mcp.analysis.examples import from_core, spread_over_quantiles, token_log_odds
 from saeinterp_mcp.analysis.sampling import one_per_unit, random_pairs, rng, seeded_hash, uniform_silent
 from saeinterp_mcp.analysis.splits import content_unit, in_explain, unit_hash
-from saeinterp_mcp.store.base import AnyArray, Backend, Store
+from saeinterp_mcp.store.base import AnyArray, Backend, Bools, Store
 from saeinterp_mcp.store.layout import (
     EXAMPLES,
     HISTOGRAM_BINS,
@@ -26,9 +26,12 @@ from saeinterp_mcp.store.layout import (
     QUANTILES,
     REGION_UPPER_EDGES,
     REGIONS,
+    SUMMED_FROM,
+    SUMMED_VALUES,
     TOP,
 )
 from saeinterp_mcp.store.manifest import FamilyInfo, GroupInfo, Kind, Manifest, Segment
+from saeinterp_mcp.store.memory_sums import RowsByUnit, carries, influence_of_tokens, sums_of_labels
 
 NONE_VALUE = "(none)"
 
@@ -98,14 +101,22 @@ class MemoryBackend(Backend):
         return self._tables[name]
 
 
-def memory_store(world: World, seed: int = 0) -> Store:
-    """A store of a world, every array computed by its definition."""
-    return Store(_Truth(world, seed).backend())
+def memory_store(world: World, seed: int = 0, summed_from: int = SUMMED_FROM) -> Store:
+    """A store of a world, every array computed by its definition.
+
+    Args:
+        world: what it holds.
+        seed: of the draws.
+        summed_from: firings from which a feature's sums by label are kept.
+    """
+    return Store(_Truth(world, seed, summed_from).backend())
 
 
 class _Truth:
-    def __init__(self, world: World, seed: int) -> None:
-        self.world, self.seed = world, seed
+    def __init__(self, world: World, seed: int, summed_from: int) -> None:
+        self.world, self.seed, self.summed_from = world, seed, summed_from
+        self.label_sets: dict[str, Bools] = {}
+        """(rows, labels) whether a row carries a label, of each set in the order of the layout."""
         self.arrays: dict[str, AnyArray] = {}
         self.tables: dict[str, pl.DataFrame] = {}
         own = [s.unit if s.unit is not None else content_unit(s.tokens, world.kind) for s in world.samples]
@@ -138,6 +149,7 @@ class _Truth:
         families, groups = self._families(), self._groups()
         self._postings()
         self._stats()
+        self._sums()
         self._examples()
         self._weights()
         self._neighbours()
@@ -197,6 +209,7 @@ class _Truth:
         self.tables["samples"] = pl.DataFrame({"unit": [self.units[u] for u in self.unit_of]})
         labels = [[self.tokens.index(t) for t in held] for _, _, held in self.rows]
         self._count("tokens", labels, len(self.tokens), "rest")
+        self.tokens_of_rows = carries(labels, len(self.tokens))
 
     def _count(self, name: str, labels: list[list[int]], k: int, reference: str) -> None:
         """n, units and products by counting each unit's rows label by label."""
@@ -241,6 +254,8 @@ class _Truth:
         codes = [info.levels.index(v) + 1 if v else 0 for v in levels]
         self.arrays[f"codes/{info.name}"] = np.array(codes, np.uint8)
         self._count(f"family.{info.name}", [[c] for c in codes], len(info.levels) + 1, "level_0")
+        levels_of_rows = carries([[c] for c in codes], len(info.levels) + 1)
+        self.label_sets[f"family.{info.name}"] = np.column_stack([levels_of_rows, ~levels_of_rows[:, 0]])
 
     def _groups(self) -> tuple[GroupInfo, ...]:
         names = sorted({g for s in self.samples for g in s.groups})
@@ -265,6 +280,8 @@ class _Truth:
             codes = [values.index(v) for v in of_sample]
             self.arrays[f"groups/{name}"] = np.array(codes, np.uint8)
             self._count(f"group.{name}", [[codes[s]] for s, _, _ in self.rows], len(values), "rest")
+            if len(values) <= SUMMED_VALUES:
+                self.label_sets[f"group.{name}"] = carries([[codes[s]] for s, _, _ in self.rows], len(values))
         return tuple(infos)
 
     def _postings(self) -> None:
@@ -342,6 +359,16 @@ class _Truth:
             "stats/regions": regions,
         }
         self.arrays |= {"stats/histogram": histogram, "top/rows": top_rows, "top/values": top_values}
+
+    def _sums(self) -> None:
+        dense = np.flatnonzero((self.dense > 0).sum(0) >= self.summed_from)
+        place = np.full(self.world.n_features, NO_INDEX, np.uint32)
+        place[dense] = np.arange(len(dense))
+        activations = self.dense[:, dense].astype(np.float64)
+        rows = RowsByUnit(self.row_unit, self.n_explain)
+        self.arrays["sums/place"] = place
+        self.arrays["sums/labels"] = sums_of_labels(rows, activations, self.label_sets)
+        self.arrays |= influence_of_tokens(rows, activations, self.tokens_of_rows)
 
     def _examples(self) -> None:
         lists = {

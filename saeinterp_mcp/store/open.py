@@ -5,14 +5,23 @@ from pathlib import Path
 from saeinterp_mcp.store.base import Store
 
 
+def is_url(location: Path | str) -> bool:
+    """Whether a location is read over HTTP."""
+    return str(location).startswith(("http://", "https://"))
+
+
 def open_store(location: Path | str, name: str | None = None) -> Store:
-    """Open a published store folder.
+    """Open a published store: a folder, or the URL of one that a web server gives out.
 
     Raises:
         BadStore: not a store, damaged, truncated, foreign or newer.
     """
     from saeinterp_mcp.store.zarr_store import ZarrBackend
 
+    if is_url(location):
+        from saeinterp_mcp.store.http_store import HttpBackend
+
+        return Store(HttpBackend(str(location)), name)
     backend = ZarrBackend(Path(location).expanduser())
     if backend.manifest().straight is not None:
         from saeinterp_mcp.store.straight_store import StraightBackend

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from saeinterp_mcp.errors import BadInput, UnknownName, nearest
 from saeinterp_mcp.store.base import Store
-from saeinterp_mcp.store.open import open_store
+from saeinterp_mcp.store.open import is_url, open_store
 
 
 class ServedStores:
@@ -31,7 +31,7 @@ class ServedStores:
         stores = []
         for location in locations:
             name, separator, path = location.partition("=")
-            named = bool(separator) and not Path(location).exists()
+            named = bool(separator) and not is_url(location) and not Path(location).exists()
             stores.append(open_store(path if named else location, name if named else None))
         return cls(stores)
 

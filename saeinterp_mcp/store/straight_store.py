@@ -5,7 +5,7 @@ imported in full; only slower, since a feature is read from its files and summar
 that need every feature at once are refused with the way to a full store.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -48,7 +48,7 @@ class StraightBackend(ZarrBackend):
         self._loader = open_loader(straight)
         self._store_row = self.column("source/store_row")
         self._unit_rows: NDArray[np.float64] = np.diff(self.column("units/first_row")).astype(np.float64)
-        self.postings: Callable[[int], Postings] = lru_cache(KEPT_FEATURES)(self._load)  # type: ignore[method-assign]
+        self._postings = lru_cache(KEPT_FEATURES)(self._load)
         self._summary = lru_cache(KEPT_FEATURES)(self._summarise)
 
     def has(self, name: str) -> bool:
@@ -78,6 +78,13 @@ class StraightBackend(ZarrBackend):
         if name in SUMMARY_SHAPES:
             raise self._needs_all("a search over all features")
         return super().column(name)
+
+    def postings(self, feature: int) -> Postings:
+        """Where a feature fires, from its files."""
+        return self._postings(feature)
+
+    def prefetch(self, features: Sequence[int]) -> None:
+        """The files are read when they are asked for."""
 
     def firing_at(self, rows: Ints) -> tuple[Ints, Ints, NDArray[np.float32]]:
         """Refused: it would need the activations of every feature.

@@ -8,7 +8,7 @@ import numpy as np
 from saeinterp_mcp.analysis.moments import UnitTotals
 from saeinterp_mcp.store.base import Floats, Ints, Store
 from saeinterp_mcp.store.layout import NO_INDEX, SUMMED_VALUES
-from saeinterp_mcp.store.manifest import SPLITS, Manifest, Split
+from saeinterp_mcp.store.manifest import Manifest, Split
 
 
 class Influence(NamedTuple):
@@ -31,12 +31,28 @@ def places_of_labels(manifest: Manifest) -> dict[str, slice]:
     return places
 
 
-def stored_sums(store: Store, feature: int, split: Split, label_set: str) -> Floats | None:
-    """(K, 14) sums by label in a whole split (of a family one more, any level), or None where they are not stored."""
-    place, labels = _place(store, feature), places_of_labels(store.manifest).get(label_set)
-    if place is None or labels is None:
+class FeatureSums(NamedTuple):
+    """A feature's stored sums in a whole split."""
+
+    places: dict[str, slice]
+    labels: Floats
+    """(L, 14) `layout.LABEL_SUMS` by label."""
+    totals: UnitTotals
+    """Over all units."""
+
+    def of(self, label_set: str) -> Floats | None:
+        """(K, 14) sums by label, of a family one more, any level; None where they are not stored."""
+        place = self.places.get(label_set)
+        return None if place is None else self.labels[place]
+
+
+def stored_sums(store: Store, feature: int, split: Split) -> FeatureSums | None:
+    """A feature's sums; None where they are not stored."""
+    place = _place(store, feature)
+    if place is None:
         return None
-    return _sums(store, place)[SPLITS.index(split), labels]
+    labels = store.per_feature("sums/labels", place, split)
+    return FeatureSums(_places(store), labels, stored_totals(store, feature, split))
 
 
 def stored_totals(store: Store, feature: int, split: Split) -> UnitTotals:
@@ -66,5 +82,5 @@ def _place(store: Store, feature: int) -> int | None:
 
 
 @lru_cache(maxsize=16)
-def _sums(store: Store, place: int) -> Floats:
-    return np.asarray(store.backend.span("sums/labels", place, place + 1)[0])
+def _places(store: Store) -> dict[str, slice]:
+    return places_of_labels(store.manifest)

@@ -9,6 +9,7 @@ bytes of its entries.
 import json
 import os
 import shutil
+import threading
 import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,9 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from saeinterp_mcp.errors import BadInput, BadStore
-from saeinterp_mcp.store.base import AnyArray, Backend, Growing, Ints, StoreWriter
+from saeinterp_mcp.store.base import AnyArray, Backend, Growing, Ints, Postings, StoreWriter
 from saeinterp_mcp.store.layout import NO_INDEX, spec_of
 from saeinterp_mcp.store.manifest import (
     FORMAT,
@@ -38,6 +40,12 @@ SHARDED = ("features/rows", "features/values", "rows/features", "rows/values")
 """The long arrays; those of later segments too."""
 TABLES = "tables"
 REBUILD = "Make the store again."
+ADVISED = 4_096
+"""Activations from which on a feature is announced before it is read."""
+ADVISED_BYTES = 512 << 10
+"""Announced at a time: kernels cut longer advice short."""
+SCRATCH = 1 << 21
+"""Activations of the largest feature whose rows are read into kept memory."""
 
 
 class _Array(NamedTuple):
@@ -47,11 +55,8 @@ class _Array(NamedTuple):
     dtype: np.dtype[Any]
     rows_per_file: int
     files: tuple[Path, ...]
-
-    @property
-    def entry_bytes(self) -> int:
-        """Bytes of one entry along the first axis."""
-        return self.dtype.itemsize * int(np.prod(self.shape[1:], dtype=np.int64))
+    entry_bytes: int
+    """Bytes of one entry along the first axis."""
 
 
 class ZarrBackend(Backend):
@@ -67,6 +72,7 @@ class ZarrBackend(Backend):
         self._column = cache(self._read_column)
         self._mapped = cache(self._map_file)
         self._table = cache(self._read_table)
+        self._rooms = threading.local()
 
     def manifest(self) -> Manifest:
         """What the store holds."""
@@ -84,18 +90,80 @@ class ZarrBackend(Backend):
         """Entries `start:stop`, by one positional read for each file touched."""
         array = self._array(name)
         out = np.empty((max(0, stop - start), *array.shape[1:]), dtype=array.dtype)
-        view = out.data.cast("B") if out.size else memoryview(b"")
+        if out.size:
+            self._fill(array, start, stop, out.data.cast("B"))
+        return out
+
+    def postings(self, feature: int) -> Postings:
+        """Where a feature fires. Both arrays are announced to the kernel before either is read."""
+        if len(self._manifest.segments) > 1:
+            return super().postings(feature)
+        start, stop = (int(i) for i in self._column("features/indptr")[feature : feature + 2])
+        n = stop - start
+        if n >= ADVISED:
+            self._advise(start, stop)
+        rows, values = self._array("features/rows"), np.empty(n, np.float32)
+        scratch = self._scratch(n)
+        if n:
+            self._fill(rows, start, stop, scratch.data.cast("B"))
+            self._fill(self._array("features/values"), start, stop, values.data.cast("B"))
+        return Postings(scratch.astype(np.int64), values)
+
+    def prefetch(self, features: Sequence[int]) -> None:
+        """Announce features that will be read soon, so that the disk works on all of them at once."""
+        if len(self._manifest.segments) > 1:
+            return
+        indptr = self._column("features/indptr")
+        for feature in sorted(features):
+            self._advise(int(indptr[feature]), int(indptr[feature + 1]))
+
+    def _advise(self, start: int, stop: int) -> None:
+        if not hasattr(os, "posix_fadvise"):  # not on every system
+            return
+        for name in ("features/rows", "features/values"):
+            array = self._array(name)
+            for at in range(start * 4, stop * 4, ADVISED_BYTES):
+                file, offset = divmod(at, array.rows_per_file * 4)
+                length = min(ADVISED_BYTES, stop * 4 - at)
+                os.posix_fadvise(self._descriptor(array.files[file]), offset, length, os.POSIX_FADV_WILLNEED)
+
+    def _scratch(self, n: int) -> NDArray[np.uint32]:
+        """Room for rows before they are widened, kept by thread: fresh memory costs more than the copy."""
+        if n > SCRATCH:
+            return np.empty(n, np.uint32)
+        room = getattr(self._rooms, "room", None)
+        if room is None or len(room) < n:
+            room = self._rooms.room = np.empty(max(n, 1 << 16), np.uint32)
+        return np.asarray(room[:n])
+
+    def _fill(self, array: _Array, start: int, stop: int, view: memoryview) -> None:
+        """Entries `start:stop` into `view`, file by file."""
         done = 0
         while start < stop:
             index, offset = divmod(start, array.rows_per_file)
             n = min(stop - start, array.rows_per_file - offset)
             size = n * array.entry_bytes
-            part = view[done : done + size]
-            got = os.preadv(self._descriptor(array.files[index]), [part], offset * array.entry_bytes)
-            if got != size:
-                raise BadStore(array.files[index], f"{size} bytes at {offset}", f"{got} bytes", REBUILD)
+            self._read_into(array.files[index], offset * array.entry_bytes, view[done : done + size])
             start, done = start + n, done + size
-        return out
+
+    def _read_into(self, file: Path, offset: int, view: memoryview) -> None:
+        """Fill `view` with the bytes at `offset`."""
+        descriptor, size = self._descriptor(file), len(view)
+        while view:
+            got = os.preadv(descriptor, [view], offset)
+            if not got:
+                raise BadStore(file, f"{size} bytes at {offset}", f"{size - len(view)} bytes", REBUILD)
+            view, offset = view[got:], offset + got
+
+    def _read_file(self, file: Path) -> bytes:
+        return file.read_bytes()
+
+    def _size_of(self, file: Path) -> int:
+        return file.stat().st_size
+
+    def _map(self, file: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> AnyArray:
+        # as a plain array: indexing a memmap costs more than the read
+        return np.asarray(np.memmap(file, dtype=dtype, mode="r", shape=shape))
 
     def column(self, name: str) -> AnyArray:
         """The whole array: memory-mapped when it lies in one plain file, else read."""
@@ -122,8 +190,7 @@ class ZarrBackend(Backend):
         if 0 in array.shape:
             return np.empty(array.shape, dtype=array.dtype)
         if len(array.files) == 1:
-            # as a plain array: indexing a memmap costs more than the read
-            return np.asarray(np.memmap(array.files[0], dtype=array.dtype, mode="r", shape=array.shape))
+            return self._map(array.files[0], array.dtype, array.shape)
         whole = self.span(name, 0, array.shape[0])
         whole.flags.writeable = False
         return whole
@@ -131,14 +198,14 @@ class ZarrBackend(Backend):
     def _map_file(self, name: str, file: int) -> AnyArray:
         array = self._array(name)
         n = min(array.rows_per_file, array.shape[0] - file * array.rows_per_file)
-        return np.asarray(np.memmap(array.files[file], dtype=array.dtype, mode="r", shape=(n,)))
+        return self._map(array.files[file], array.dtype, (n,))
 
     def _read_table(self, name: str) -> "pl.DataFrame":
         import polars as pl  # a tenth of a second that only some questions need
 
         path = (self._folder_of(f"{TABLES}/{name}.parquet") or self._folders[0]) / TABLES / f"{name}.parquet"
         try:
-            return pl.read_parquet(path)
+            return pl.read_parquet(self._read_file(path))
         except (OSError, pl.exceptions.PolarsError) as error:
             raise BadStore(path, "a Parquet table", str(error).splitlines()[0], REBUILD) from error
 
@@ -149,7 +216,7 @@ class ZarrBackend(Backend):
         path = (self._folder_of(f"{name}/zarr.json") or self._folders[0]) / name
         meta_path = path / "zarr.json"
         try:
-            meta = json.loads(meta_path.read_text(encoding="utf-8"))
+            meta = json.loads(self._read_file(meta_path))
             shape = tuple(int(n) for n in meta["shape"])
             dtype = np.dtype(str(meta["data_type"])).newbyteorder("<")
             grid = tuple(int(n) for n in meta["chunk_grid"]["configuration"]["chunk_shape"])
@@ -166,24 +233,22 @@ class ZarrBackend(Backend):
         files = tuple(path.joinpath("c", str(i), *tail) for i in range(n_files))
         if codec["name"] == "sharding_indexed":
             for i, file in enumerate(files):
-                _check_shard(file, min(grid[0], shape[0] - i * grid[0]), grid[0], dtype.itemsize)
-        return _Array(shape, dtype, grid[0], files)
+                self._check_shard(file, min(grid[0], shape[0] - i * grid[0]), grid[0], dtype.itemsize)
+        entry_bytes = dtype.itemsize * int(np.prod(shape[1:], dtype=np.int64))
+        return _Array(shape, dtype, grid[0], files, entry_bytes)
 
-
-def _check_shard(file: Path, n_entries: int, shard: int, itemsize: int) -> None:
-    """Refuse a shard whose inner chunks do not lie one after the other from its first byte."""
-    n_chunks = shard // INNER_CHUNK
-    index_bytes = n_chunks * 16 + 4
-    with file.open("rb") as handle:
-        handle.seek(-index_bytes, os.SEEK_END)
-        index = np.frombuffer(handle.read(n_chunks * 16), dtype="<u8").reshape(n_chunks, 2)
-    used = -(-n_entries // INNER_CHUNK)
-    size = INNER_CHUNK * itemsize
-    expected = np.stack(
-        [np.arange(used, dtype=np.uint64) * np.uint64(size), np.full(used, size, np.uint64)], 1
-    )
-    if not np.array_equal(index[:used], expected):
-        raise BadStore(file, "inner chunks in order without gaps", "another order", REBUILD)
+    def _check_shard(self, file: Path, n_entries: int, shard: int, itemsize: int) -> None:
+        """Refuse a shard whose inner chunks do not lie one after the other from its first byte."""
+        n_chunks = shard // INNER_CHUNK
+        index = np.empty((n_chunks, 2), "<u8")
+        self._read_into(file, self._size_of(file) - n_chunks * 16 - 4, index.data.cast("B"))
+        used = -(-n_entries // INNER_CHUNK)
+        size = INNER_CHUNK * itemsize
+        expected = np.stack(
+            [np.arange(used, dtype=np.uint64) * np.uint64(size), np.full(used, size, np.uint64)], 1
+        )
+        if not np.array_equal(index[:used], expected):
+            raise BadStore(file, "inner chunks in order without gaps", "another order", REBUILD)
 
 
 def _fill_value(dtype: np.dtype[Any]) -> Any:

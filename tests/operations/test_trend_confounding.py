@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from saeinterp_mcp.analysis import intervals
-from saeinterp_mcp.analysis.confounding import StratifiedEffect, stratified_difference
+from saeinterp_mcp.analysis.confounding import StratifiedEffect, strata_of, stratified_difference
 from saeinterp_mcp.analysis.moments import count_labels
 from saeinterp_mcp.analysis.trend import N_FOLDS, Trend, monotone, spearman_by_unit
 from tests.operations.brute import arms
@@ -44,9 +44,12 @@ def trend_of(rows: Rows, n_levels: int) -> Trend:
 def stratified_of(rows: Rows, n_strata: int, largest: float | None = None) -> StratifiedEffect:
     unit_rows = np.bincount(rows.unit)
     counts = count_labels(rows.unit, rows.label, unit_rows, 2 * n_strata, "rest")
-    fires = rows.value > 0
+    fires = np.flatnonzero(rows.value > 0)
+    fires = fires[np.argsort(rows.unit[fires], kind="stable")]
     top = float(rows.value.max()) if largest is None else largest
-    return stratified_difference(counts, rows.unit[fires], rows.label[fires], rows.value[fires], top)
+    return stratified_difference(
+        strata_of(counts), rows.unit[fires], rows.label[fires], rows.value[fires], top
+    )
 
 
 # --- the same, computed another way
