@@ -17,7 +17,7 @@ from saeinterp_mcp.errors import BadInput
 from saeinterp_mcp.store.layout import NO_INDEX
 from saeinterp_mcp.store.manifest import Manifest, StraightSource
 from saeinterp_mcp.store.straight_store import FOLDER, SUFFIXES, list_source
-from saeinterp_mcp.store.zarr_store import ZarrWriter
+from saeinterp_mcp.store.zarr_writer import ZarrWriter
 
 DESCRIBE = "convert_source"
 """The name under which the later stages look for the bundle; here it holds samples only."""

@@ -22,7 +22,7 @@ from saeinterp_mcp.store.directory import Directory, Labelling, write_directory
 from saeinterp_mcp.store.manifest import FamilyInfo, Manifest, Segment
 from saeinterp_mcp.store.open import open_store
 from saeinterp_mcp.store.sample_table import CHUNK, SampleTable, Units, join_tables
-from saeinterp_mcp.store.zarr_store import ZarrWriter
+from saeinterp_mcp.store.zarr_writer import ZarrWriter
 
 Ints = NDArray[np.int64]
 MOST_SEGMENTS = 8

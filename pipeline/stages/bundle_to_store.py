@@ -28,7 +28,7 @@ from pipeline.stages.sum_labels import sum_labels
 from pipeline.stages.summarise_features import summarise_features
 from pipeline.stages.trace_outputs import trace_outputs
 from pipeline.stages.write_postings import write_postings
-from saeinterp_mcp.store.zarr_store import ZarrWriter
+from saeinterp_mcp.store.zarr_writer import ZarrWriter
 
 STORE = "store"
 BUNDLE_STAGES = ("write_bundle", "convert_source")
@@ -60,6 +60,7 @@ MODULES = (
     "saeinterp_mcp.store.raw_arrays",
     "saeinterp_mcp.store.sample_table",
     "saeinterp_mcp.store.zarr_store",
+    "saeinterp_mcp.store.zarr_writer",
 )
 
 

@@ -18,7 +18,7 @@ from saeinterp_mcp.analysis.near_misses import TokenRows, TokenSets
 from saeinterp_mcp.analysis.sampling import hash_salt, rng, uniform_silent
 from saeinterp_mcp.store.base import Store
 from saeinterp_mcp.store.layout import EXAMPLES, NO_INDEX
-from saeinterp_mcp.store.zarr_store import ZarrWriter
+from saeinterp_mcp.store.zarr_writer import ZarrWriter
 
 Ints = NDArray[np.int64]
 PICKS = ("core", "near_miss", "silent", "spread")

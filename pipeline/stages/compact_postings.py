@@ -13,7 +13,7 @@ from pipeline.stages.write_postings import SPOOL, Sorting, is_activations, parts
 from saeinterp_mcp.errors import BadInput
 from saeinterp_mcp.store.manifest import MANIFEST, Manifest, Segment
 from saeinterp_mcp.store.open import open_store
-from saeinterp_mcp.store.zarr_store import ZarrWriter
+from saeinterp_mcp.store.zarr_writer import ZarrWriter
 
 
 def compact_postings(

@@ -16,7 +16,7 @@ from pipeline.stages.store_config import open_draft
 from saeinterp_mcp.analysis.sampling import random_pairs
 from saeinterp_mcp.store.base import Store, segment_prefix
 from saeinterp_mcp.store.layout import N_RANDOM_QUANTILES, NEIGHBOURS, NO_INDEX
-from saeinterp_mcp.store.zarr_store import ZarrWriter
+from saeinterp_mcp.store.zarr_writer import ZarrWriter
 
 Floats = NDArray[np.float64]
 BLOCK = 64

@@ -11,7 +11,7 @@ from saeinterp_mcp.errors import BadInput
 from saeinterp_mcp.store.directory import Directory, Labelling, write_directory
 from saeinterp_mcp.store.manifest import FamilyInfo, Manifest, Segment
 from saeinterp_mcp.store.sample_table import SampleTable
-from saeinterp_mcp.store.zarr_store import ZarrWriter
+from saeinterp_mcp.store.zarr_writer import ZarrWriter
 
 DRAFT = "draft.json"
 PLACING = "placing"

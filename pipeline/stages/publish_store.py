@@ -12,7 +12,7 @@ from pipeline.stages.order_samples import DRAFT, PLACING
 from saeinterp_mcp.errors import BadInput, BadStore
 from saeinterp_mcp.fingerprint import canonical_json
 from saeinterp_mcp.store.manifest import Manifest, read_manifest
-from saeinterp_mcp.store.zarr_store import ZarrWriter, move_into_place, new_store_folder
+from saeinterp_mcp.store.zarr_writer import ZarrWriter, move_into_place, new_store_folder
 
 LIBRARIES = ("numpy", "scipy", "zarr", "polars", "pyarrow")
 

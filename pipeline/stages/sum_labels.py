@@ -18,7 +18,7 @@ from saeinterp_mcp.store.base import Floats, Ints, Postings, Store
 from saeinterp_mcp.store.labels import labels_of_rows, read_counts
 from saeinterp_mcp.store.layout import INFLUENCE, LABEL_SUMS, NO_INDEX, SUMMED_FROM
 from saeinterp_mcp.store.sums import places_of_labels
-from saeinterp_mcp.store.zarr_store import ZarrWriter
+from saeinterp_mcp.store.zarr_writer import ZarrWriter
 
 BLOCK = 8
 """Features of a task."""
@@ -127,7 +127,7 @@ def _sums(units: Units, firing: Postings, names: list[str]) -> tuple[dict[str, F
     """Sums by label of each set, and over all units, of the firing rows of a split."""
     sums = {name: no_sums(units.counts[name]) for name in names}
     of_units = np.zeros(len(UnitTotals._fields))
-    for rows, values in _whole_units(units.store.row_unit, firing):
+    for rows, values in whole_units(units.store.row_unit, firing):
         part = firing_units(units.store.row_unit[rows], values.astype(np.float64), units.rows)
         of_units += part.totals
         for name in names:
@@ -136,17 +136,17 @@ def _sums(units: Units, firing: Postings, names: list[str]) -> tuple[dict[str, F
     return sums, UnitTotals(*of_units.tolist())
 
 
-def _whole_units(row_unit: NDArray[Any], firing: Postings) -> Iterator[Postings]:
+def whole_units(row_unit: NDArray[Any], firing: Postings, size: int = ROWS) -> Iterator[Postings]:
     """Some thousand firing rows at a time, so that the densest feature needs little memory; units stay whole."""
     rows, values = firing
     start = 0
     while start < len(rows):
-        stop = start + ROWS
+        stop = start + size
         if stop < len(rows):
             # the last unit goes on: it belongs to the next part, or is the whole of this one
             unit = row_unit[rows[stop]]
             first = int(np.searchsorted(row_unit[rows[start:stop]], unit)) + start
-            stop = stop if first > start else int(np.searchsorted(row_unit[rows], unit, side="right"))
+            stop = first if first > start else int(np.searchsorted(row_unit[rows], unit, side="right"))
         yield Postings(rows[start:stop], values[start:stop])
         start = stop
 

@@ -13,7 +13,7 @@ from pipeline.stages.store_config import open_draft
 from saeinterp_mcp.analysis.summaries import SUMMARY_SHAPES, summarise
 from saeinterp_mcp.store.base import Store
 from saeinterp_mcp.store.manifest import SPLITS
-from saeinterp_mcp.store.zarr_store import ZarrWriter
+from saeinterp_mcp.store.zarr_writer import ZarrWriter
 
 BLOCK = 128
 """Features of a task."""

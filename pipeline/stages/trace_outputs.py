@@ -9,7 +9,7 @@ import polars as pl
 from pipeline.importers.bundle import BundleConfig, inside, read_config, read_matrix
 from saeinterp_mcp.errors import BadInput
 from saeinterp_mcp.store.layout import NO_INDEX, OUTPUTS
-from saeinterp_mcp.store.zarr_store import ZarrWriter
+from saeinterp_mcp.store.zarr_writer import ZarrWriter
 
 BLOCK = 256
 

@@ -38,7 +38,8 @@ from saeinterp_mcp.store.base import Store, segment_prefix
 from saeinterp_mcp.store.manifest import Manifest
 from saeinterp_mcp.store.open import open_store
 from saeinterp_mcp.store.raw_arrays import read_span
-from saeinterp_mcp.store.zarr_store import ZarrBackend, ZarrWriter
+from saeinterp_mcp.store.zarr_store import ZarrBackend
+from saeinterp_mcp.store.zarr_writer import ZarrWriter
 
 Ints = np.ndarray
 SPOOL = "spool"

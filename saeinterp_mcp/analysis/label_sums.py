@@ -286,6 +286,5 @@ def _by_label(label: NDArray[Any], weights: Floats, k: int, begin: NDArray[Any] 
 
     n = len(weights)
     begin = np.arange(n + 1, dtype=np.int32) if begin is None else begin
-    shape = (n, max(k, 1))
-    carries = sparse.csr_array((np.ones(len(label)), label.astype(np.int32, copy=False), begin), shape=shape)
-    return np.asarray(carries.T @ weights)[:k]
+    columns = (np.ones(len(label)), label.astype(np.int32, copy=False), begin)
+    return np.asarray(sparse.csc_array(columns, shape=(max(k, 1), n)) @ weights)[:k]

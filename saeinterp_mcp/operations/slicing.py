@@ -298,10 +298,8 @@ class Labels:
         starts, stops = self._rows_in_scope(rows)
         entry, row = np.repeat(np.arange(len(rows)), stops - starts), expand_ranges(starts, stops - starts)
         if self.slice.scoping.scope == "before":
-            near = (
-                store.row_position[rows].astype(np.int64)[entry] - store.row_position[row]
-                <= self.slice.scoping.window
-            )
+            distance = store.row_position[rows].astype(np.int64)[entry] - store.row_position[row]
+            near = distance <= self.slice.scoping.window
             entry, row = entry[near], row[near]
         keys = distinct(entry * len(store.tokens) + store.token_of_rows(row))
         entry, label = np.divmod(keys, len(store.tokens))
@@ -328,6 +326,7 @@ class Labels:
     def counts(self) -> LabelCounts:
         """Counts by unit: stored ones for a whole split, else counted over the slice's rows."""
         part = self.slice
+        assert not self.label_set.startswith("presence."), "presence is counted with the levels of its family"
         if part.is_whole and self.label_set.count(".") < 2:
             return stored_counts(part.store, self.label_set, part.split)
         if part.mask is None:
@@ -355,11 +354,10 @@ class Labels:
     def sums(self) -> tuple[Floats, UnitTotals]:
         """Sums over units, by label (`layout.LABEL_SUMS`; of a family one more, any level) and over all."""
         part = self.slice
-        stored = None if part.stored_sums is None else part.stored_sums.of(self.label_set)
-        if part.stored_sums is not None and stored is not None:
+        if part.stored_sums and (stored := part.stored_sums.of(self.label_set)) is not None:
             return stored, part.stored_sums.totals
-        rows, _ = part.firing
-        return label_sums(self.counts, part.firing_units, *self.labels_of(rows)), part.firing_units.totals
+        labels = self.labels_of(part.firing[0])
+        return label_sums(self.counts, part.firing_units, *labels), part.firing_units.totals
 
 
 @lru_cache(maxsize=64)

@@ -156,6 +156,32 @@ def test_with_one_stratum_it_is_the_plain_difference(rows: Rows) -> None:
     assert found[:3] == pytest.approx((effect[0], low[0], high[0]), rel=1e-9, abs=1e-9, nan_ok=True)
 
 
+def test_the_interval_over_strata_is_that_of_weighted_units() -> None:
+    rows = strata(np.random.default_rng(5), 150, 6, 3, 0.1, 1.0, 0.6, 0.5, False)
+    cells = [rows.label == k for k in range(6)]
+    n = [int(cell.sum()) for cell in cells]
+    weights = [n[2 * s] * n[2 * s + 1] / (n[2 * s] + n[2 * s + 1]) for s in range(3)]
+    sides = []
+    for side in (1, 0):
+        mine = [2 * s + side for s in range(3)]
+        rows_of_side = sum(n[k] for k in mine)
+        d = {k: rows_of_side * weights[k // 2] / sum(weights) / n[k] for k in mine}
+        mean = sum(d[k] * rows.value[cells[k]].sum() for k in mine) / rows_of_side
+        s_u, n_u, held = (np.zeros(150) for _ in range(3))
+        for u in range(150):
+            for k in mine:
+                here = cells[k] & (rows.unit == u)
+                s_u[u] += d[k] * rows.value[here].sum()
+                n_u[u] += d[k] * here.sum() * rows.value[cells[k]].mean() / mean
+                held[u] += here.sum()
+        sums = (rows_of_side, (held > 0).sum(), (s_u > 0).sum(), s_u.sum(), s_u @ s_u, s_u @ n_u, n_u @ n_u)
+        sides.append((intervals.Arm(*(np.array([float(v)]) for v in sums)), s_u, n_u))
+    (a, s_a, n_a), (b, s_b, n_b) = sides
+    cross = intervals.Cross(*(np.array([v]) for v in (s_a @ s_b, s_a @ n_b, n_a @ s_b, n_a @ n_b)))
+    effect, low, high, _ = intervals.difference(a, b, cross, np.array([rows.value.max()]))
+    assert stratified_of(rows, 3)[:3] == pytest.approx((effect[0], low[0], high[0]), rel=1e-9)
+
+
 def test_the_unit_of_activation_only_scales_it() -> None:
     rows = strata(np.random.default_rng(3), 80, 5, 3, 0.1, 1.0, 0.6, 0.5, False)
     once, thrice = stratified_of(rows, 3), stratified_of(rows._replace(value=3 * rows.value), 3)

@@ -1,5 +1,6 @@
 """Building in little memory, over processes, killed again and again, and where the disk does not play along."""
 
+import contextlib
 import json
 import os
 import resource
@@ -109,6 +110,46 @@ def test_a_build_killed_at_twenty_moments_ends_with_the_bytes_of_an_undisturbed_
     assert killed == KILLS
     assert contents(out) == contents(undisturbed)
     assert verify_store(out)
+
+
+def with_children(pid: int) -> list[int]:
+    """A process and all that it started."""
+    try:
+        started = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+    except OSError:
+        return [pid]
+    return [pid, *(p for child in started for p in with_children(int(child)))]
+
+
+def peak_anonymous_mb(command: list[str]) -> float:
+    """The most anonymous memory that a process and its children had together, in MB, sampled."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    peak = 0
+    while process.poll() is None:
+        total = 0
+        for pid in with_children(process.pid):
+            with contextlib.suppress(OSError):
+                status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+                total += sum(
+                    int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon")
+                )
+        peak = max(peak, total)
+        time.sleep(0.005)
+    assert process.returncode == 0
+    return peak / 1024
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from Linux' /proc")
+def test_memory_does_not_grow_with_the_activations(bundle: Path, tmp_path: Path) -> None:
+    """Four times the activations of the same samples; at 12 bytes each they alone would add 17 MB, sorted 90 MB."""
+    larger = write_big_bundle(tmp_path / "bundle", per_feature=16_000, parts=24)
+    peaks = [
+        peak_anonymous_mb(importing(source, tmp_path / f"store{i}", "--max-memory", "0.41"))
+        for i, source in enumerate((bundle, larger))
+    ]
+    n = [read_manifest(tmp_path / f"store{i}").n_activations for i in range(2)]
+    assert n[1] > 3 * n[0]
+    assert peaks[1] < peaks[0] + 30, peaks
 
 
 def test_a_second_build_into_the_same_place_is_refused(bundle: Path, tmp_path: Path) -> None:

@@ -8,13 +8,14 @@ from hypothesis import HealthCheck, assume, given, settings
 
 from pipeline.config import Execution
 from pipeline.stages.order_samples import DRAFT
-from pipeline.stages.sum_labels import sum_labels
+from pipeline.stages.sum_labels import sum_labels, whole_units
 from pipeline.verify import _verify_sums
-from saeinterp_mcp.store.base import Store
+from saeinterp_mcp.store.base import Postings, Store
 from saeinterp_mcp.store.layout import LABEL_SUMS, NO_INDEX
 from saeinterp_mcp.store.memory_store import World, WorldSample, memory_store
 from saeinterp_mcp.store.sums import places_of_labels, stored_influence, stored_sums
-from saeinterp_mcp.store.zarr_store import ZarrBackend, ZarrWriter
+from saeinterp_mcp.store.zarr_store import ZarrBackend
+from saeinterp_mcp.store.zarr_writer import ZarrWriter
 from tests.store.contract import assert_same_arrays
 from tests.worlds import builds, has_rows, texts, worlds
 
@@ -138,3 +139,14 @@ def test_verify_computes_sums_again_and_finds_wrong_ones(tmp_path: Path) -> None
     content.tofile(wrong)
     assert _verify_sums(store, [0, 2, 1], note) == 3
     assert [what for what, holds in asked if not holds] == ["sums/labels"]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 100])
+def test_rows_are_summed_some_at_a_time_with_their_units_whole(size: int) -> None:
+    row_unit = np.repeat(np.arange(5), [1, 3, 2, 4, 1])
+    rows = np.array([0, 1, 2, 3, 5, 6, 8, 9, 10])
+    parts = [p.rows.tolist() for p in whole_units(row_unit, Postings(rows, np.ones(9, np.float32)), size)]
+    assert [row for part in parts for row in part] == rows.tolist()
+    units = [set(row_unit[part].tolist()) for part in parts]
+    assert sum(map(len, units)) == 5
+    assert len(parts) == {1: 5, 2: 5, 3: 5, 4: 3, 100: 1}[size]

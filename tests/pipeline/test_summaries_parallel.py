@@ -16,7 +16,7 @@ from pipeline.stages.store_config import open_draft
 from pipeline.stages.summarise_features import summarise_features
 from saeinterp_mcp.store.base import Store
 from saeinterp_mcp.store.memory_store import World, WorldSample, memory_store
-from saeinterp_mcp.store.zarr_store import ZarrWriter
+from saeinterp_mcp.store.zarr_writer import ZarrWriter
 
 MADE = ("stats/", "top/", "examples/", "neighbours/")
 N_FEATURES = 11
