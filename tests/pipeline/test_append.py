@@ -71,10 +71,14 @@ def assert_same_answers(found: Store, truth: Store) -> None:
 
 
 class TestGrownStore(StoreContract):
-    """A store of three segments answers as one would."""
+    """A store of three segments answers as one would; made once for all questions."""
+
+    made: dict[str, Store] = {}
 
     def store(self, world: World, folder: Path) -> Store:
-        return open_store(grown(world, folder, [5, 9]))
+        if world.name not in self.made:
+            self.made[world.name] = open_store(grown(world, folder, [5, 9]))
+        return self.made[world.name]
 
     def test_every_array_is_the_one_defined(self, world: World, tmp_path: Path) -> None:
         assert_same_answers(self.store(world, tmp_path), memory_store(world))
