@@ -56,7 +56,10 @@ def import_(
     decoder: Annotated[Path | None, typer.Option(help=".npy, [n_features, d_model]")] = None,
     unembedding: Annotated[Path | None, typer.Option(help=".npy, [d_model, n_outputs]")] = None,
     output_tokens: Annotated[Path | None, typer.Option(help="JSON list, or vocabulary, of outputs")] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the store; default: of the source")] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(help="Name of the store, unless --append-to; default: of the source"),
+    ] = None,
     n_features: Annotated[int | None, typer.Option(min=1, help="Where the source does not say")] = None,
     n_samples: Annotated[int | None, typer.Option(min=1, help="Where the source does not say")] = None,
     split_seed: Annotated[int, typer.Option(min=0, help="Seed of the explain and held-out units")] = 0,
@@ -73,7 +76,9 @@ def import_(
     straight: Annotated[
         bool, typer.Option(help="Leave activations in the source's files and read them when asked, slowly")
     ] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the examples drawn")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Seed of the examples drawn; with --append-to it is the store's")
+    ] = 0,
     workers: Annotated[int, typer.Option(min=1, help="Worker processes")] = 1,
     max_memory: Annotated[float | None, typer.Option(help="GB to stay under while sorting")] = None,
 ) -> None:

@@ -30,7 +30,7 @@ class StorageConfig(Frozen):
     data_dir: Path | None = None
     """Folder of the batch format: `activations/`, `metadata/`, `conversion_metadata.json`."""
     examples_dir: Path | None = None
-    """Folder of the examples store."""
+    """Folder of the examples store. No loader reads it, since it holds chosen samples only: `import examples` does."""
     transposed_dir: Path | None = None
     """Folder that holds `transposed_activations.zarr`."""
     neuron_acts_dir: Path | None = None

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import polars as pl
 import pytest
@@ -153,7 +154,6 @@ def test_every_format_of_one_world_gives_the_same_arrays(
 
 
 def test_hdf5_gives_the_same_arrays(seed: Seed, reference: Store, tmp_path: Path) -> None:
-    h5py = pytest.importorskip("h5py")
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file.create_dataset(
             "activations", data=MATRIX, chunks=(60, 12), compression="gzip", compression_opts=1
@@ -170,7 +170,6 @@ def test_hdf5_without_its_library_says_what_to_install(
 
 
 def test_a_file_that_is_no_hdf5_or_has_no_such_dataset_is_refused(tmp_path: Path) -> None:
-    h5py = pytest.importorskip("h5py")
     path = tmp_path / "a.h5"
     with h5py.File(path, "w") as file:
         file.create_dataset("other", data=MATRIX)

@@ -115,6 +115,26 @@ def test_files_that_have_changed_since_are_refused(tmp_path: Path) -> None:
         open_store(tmp_path / "straight")
 
 
+def test_activations_where_nothing_counts_are_left_out(tmp_path: Path) -> None:
+    """Other people's files hold activations at BOS: row 0 of the source is position 0 of sample 0."""
+    store = import_world(texts(), tmp_path)
+    for format in ("neuron-acts", "batch-zarr"):
+        export_store(format, store, tmp_path / format, progress=Quiet())
+    neuron = tmp_path / "neuron-acts" / "neuron_0000"
+    for name, first in (("idxs.npy", np.int64(0)), ("acts.npy", np.float32(50))):
+        stored = np.load(neuron / name, allow_pickle=False)
+        np.save(neuron / name, np.concatenate([[first], stored]).astype(stored.dtype))
+    for record in (tmp_path / "neuron-acts").glob("*.json"):
+        record.unlink()
+    import_source(
+        "neuron-acts", tmp_path / "neuron-acts", tmp_path / "straight", progress=Quiet(), straight=True,
+        metadata=tmp_path / "batch-zarr" / "metadata", n_features=4,
+    )  # fmt: skip
+    found, true = open_store(tmp_path / "straight").activations(0), open_store(store).activations(0)
+    np.testing.assert_array_equal(found.rows, true.rows)
+    np.testing.assert_array_equal(found.values, true.values)
+
+
 def test_a_format_without_a_loader_is_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "activations.npy", np.ones((4, 2), np.float32))
     with pytest.raises(
