@@ -69,9 +69,13 @@ class Entry:
 
     @cached_property
     def input_schema(self) -> dict[str, Any]:
-        """JSON schema of the call, as short as it can be: no titles, null left unsaid where it is the default."""
+        """JSON schema of the call, as short as it can be, because every host pays for it before the first question.
+
+        No titles; null left unsaid where it is the default, the type where an enum shows it, and the bounds of whole
+        numbers, which `check` names when they are passed.
+        """
         schema: dict[str, Any] = without_titles(self.arguments.model_json_schema())
-        schema["properties"] = {name: _without_null(part) for name, part in schema["properties"].items()}
+        schema["properties"] = {name: _shortened(part) for name, part in schema["properties"].items()}
         return schema
 
     def check(self, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -146,6 +150,14 @@ def without_titles(schema: Any) -> Any:
         elif key != "title":
             found[key] = part if key in ("default", "enum", "const") else without_titles(part)
     return found
+
+
+def _shortened(argument: dict[str, Any]) -> dict[str, Any]:
+    argument = _without_null(argument)
+    left_out = {"type"} if "enum" in argument else set()
+    if argument.get("type") == "integer":
+        left_out = {"minimum", "maximum"}
+    return {key: part for key, part in argument.items() if key not in left_out}
 
 
 def _without_null(argument: dict[str, Any]) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def decoder_influence(
     by: Annotated[
         Literal["token", "family"], Field(description="family: only the table of families")
     ] = "token",
-    split: Annotated[Split | None, Field(description="Unused: weights do not depend on it")] = None,
+    split: Annotated[Split | None, Field(description="Unused")] = None,
     where: Annotated[str | None, Field(description="Unused")] = None,
     seed: Annotated[int | None, Field(description="Unused")] = None,
 ) -> DecoderInfluence:

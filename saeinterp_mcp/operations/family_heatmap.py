@@ -11,6 +11,7 @@ from saeinterp_mcp.analysis.intervals import Arm, contrast, mean_interval
 from saeinterp_mcp.errors import BadInput
 from saeinterp_mcp.operations.base import (
     Feature,
+    Given,
     MinN,
     ScopeArgument,
     Seed,
@@ -61,6 +62,7 @@ class FamilyHeatmap(TableResult):
 
     family_x: str
     family_y: str
+    given: str | None
     peak: Peak | None
 
 
@@ -69,6 +71,7 @@ def family_heatmap(
     feature: Feature,
     family_x: Annotated[str, Field(description="Family of the columns")],
     family_y: Annotated[str, Field(description="Family of the rows")],
+    given: Given = None,
     where: Where = None,
     scope: ScopeArgument = "at",
     window: Window = 16,
@@ -91,7 +94,7 @@ def family_heatmap(
             f"{family_x} has {nx - 1} levels and {family_y} {ny - 1}: {nx * ny} cells are more than {MAX_CELLS}; "
             f"choose families with fewer levels, or sweep one with given on the other"
         )
-    part = make_slice(store, feature, split, where, Scoping(scope, window))
+    part = make_slice(store, feature, split, where, Scoping(scope, window), given)
     cells = _Cells(part, family_x, family_y, nx, ny, min_n)
     x = np.array([0, *fx.levels])[np.arange(nx * ny) // ny]
     y = np.array([0, *fy.levels])[np.arange(nx * ny) % ny]
@@ -125,6 +128,7 @@ def family_heatmap(
         feature=feature,
         family_x=family_x,
         family_y=family_y,
+        given=given,
         peak=None
         if best is None
         else Peak(x=int(x[best]), y=int(y[best]), n=int(cells.n[best]), mean=float(cells.mean[best])),
@@ -149,6 +153,7 @@ def family_heatmap(
         "feature": feature,
         "family_x": family_x,
         "family_y": family_y,
+        "given": given,
         "where": where,
         "scope": scope,
         "window": window,

@@ -6,12 +6,12 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from saeinterp_mcp.analysis.confounding import Strata, StratifiedEffect, strata_of, stratified_difference
 from saeinterp_mcp.analysis.effects import Effects
-from saeinterp_mcp.analysis.moments import LabelCounts, count_labels
 from saeinterp_mcp.analysis.trend import N_FOLDS, monotone, spearman_by_unit
+from saeinterp_mcp.operations.adjustment import Adjustment, Confounding, Target, strongest_families
 from saeinterp_mcp.operations.base import (
     Feature,
+    Given,
     MinN,
     ScopeArgument,
     Seed,
@@ -26,6 +26,7 @@ from saeinterp_mcp.operations.base import (
     table_rows,
 )
 from saeinterp_mcp.operations.effects import effects_of, presence_effects
+from saeinterp_mcp.operations.explained import resolve_group
 from saeinterp_mcp.operations.slicing import Labels, Scoping, Slice, make_slice
 from saeinterp_mcp.store.base import Ints, Store
 from saeinterp_mcp.store.manifest import Split
@@ -64,17 +65,6 @@ class Stratified(BaseModel):
     low: float | None
     high: float | None
     n_strata: int
-
-
-class Confounding(BaseModel):
-    """The stratum that takes most of the crude effect away."""
-
-    model_config = ConfigDict(extra="forbid")
-    group: str
-    crude: float | None
-    adjusted: float | None
-    share_surviving: float | None
-    """adjusted / crude; null when the crude effect itself may be zero."""
 
 
 class FamilySweep(TableResult):
@@ -116,8 +106,8 @@ def family_sweep(
     family: Annotated[str, Field(description="Family to sweep")],
     scope: ScopeArgument = "at",
     window: Window = 16,
-    given: Annotated[str | None, Field(description="Condition held, e.g. family:keyword>=1")] = None,
-    group: Annotated[str | None, Field(description="Group to adjust for; default the primary one")] = None,
+    given: Given = None,
+    group: Annotated[str | None, Field(description="Group or attribute to adjust for")] = None,
     where: Where = None,
     min_n: MinN = 20,
     split: SplitArgument = "explain",
@@ -129,8 +119,6 @@ def family_sweep(
     """
     store.need_full_coverage("family_sweep")
     info = store.family(family)
-    if group is not None:
-        store.group(group)
     scoping = Scoping(scope, window)
     part = make_slice(store, feature, split, where, scoping, given)
     labels = part.labels(f"family.{family}")
@@ -139,13 +127,10 @@ def family_sweep(
     levels = np.array(info.levels)
     warnings = list(part.warnings)
     trend = _trend(labels)
-    adjusted = _Adjustment(part, family, group)
+    adjusted = _Adjusted(part, family, group)
     stratified, confounding = adjusted.stratified(), adjusted.confounding()
-    if confounding and confounding.share_surviving is not None and confounding.share_surviving < 0.5:
-        warnings.append(
-            f"confounded: held within {confounding.group}, {percent(confounding.share_surviving)} "
-            "of the crude effect survives"
-        )
+    if confounding:
+        warnings += confounding.warnings()
     absent = [int(level) for level, n in zip(levels, effects.n[shown], strict=True) if n == 0]
     if absent:
         warnings.append(
@@ -256,87 +241,30 @@ def _whole_folds(store: Store, label_set: str, split: Split, scoping: Scoping) -
     return _folds(Slice(store, 0, split, scoping, None).labels(label_set))
 
 
-class _Adjustment:
+class _Adjusted:
     """Any level of a family against none, within strata."""
 
     def __init__(self, part: Slice, family: str, group: str | None) -> None:
-        self.part, self.family = part, family
-        self._found: dict[str, StratifiedEffect] = {}
         primary = next((g.name for g in part.store.manifest.groups if g.primary), None)
-        self.group = group or primary
-        self.others = [name for name in part.store.families if name != family]
-        presence = presence_effects(part, [family, *self.others], 2)
-        self.crude = float(presence.effect[0])
-        self.crude_sure = not (
-            np.isnan(presence.effect_low[0]) or presence.effect_low[0] <= 0 <= presence.effect_high[0]
-        )
-        self.other_q, self.other_effect = presence.q[1:], np.abs(presence.effect[1:])
-
-    def within(self, stratifier: str) -> StratifiedEffect:
-        """Adjusted by `group.NAME` or `family.NAME`."""
-        if stratifier not in self._found:
-            self._found[stratifier] = self._within(stratifier)
-        return self._found[stratifier]
-
-    def _within(self, stratifier: str) -> StratifiedEffect:
-        part = self.part
-        if part.mask is None:
-            strata = _whole_strata(part.store, self.family, stratifier, part.split, part.scoping)
-        else:
-            rows = np.flatnonzero(part.mask)
-            strata = strata_of(_count_cells(part, self.family, stratifier, rows))
-        rows, values = part.firing
-        unit = part.firing_units.units[part.firing_units.index]
-        cells = _cells(part, self.family, stratifier, rows)
-        return stratified_difference(strata, unit, cells, values, part.largest)
+        self.group = f"group.{primary}" if group is None and primary else None
+        if group is not None:
+            self.group, _ = resolve_group(part.store, group)
+        crude = presence_effects(part, [family], 2)
+        sure = float(crude.sure_effect[0]) != 0
+        self.adjustment = Adjustment(part, Target(f"family.{family}"), float(crude.effect[0]), sure)
+        others = [name for name in part.store.families if name != family]
+        self.candidates = [*([self.group] if self.group else []), *strongest_families(part, others, 1)]
 
     def stratified(self) -> Stratified | None:
         """Within the group."""
         if self.group is None:
             return None
-        found = self.within(f"group.{self.group}")
+        found = self.adjustment.within(self.group)
         value, low, high = (number(v) for v in found[:3])
-        return Stratified(group=self.group, value=value, low=low, high=high, n_strata=found.n_strata)
+        return Stratified(
+            group=self.group.removeprefix("group."), value=value, low=low, high=high, n_strata=found.n_strata
+        )
 
     def confounding(self) -> Confounding | None:
         """The group, or the strongest other family, whichever takes more of the effect away."""
-        candidates = [f"group.{self.group}"] if self.group is not None else []
-        if other := self._strongest_other():
-            candidates.append(f"family.{other}")
-        if not candidates or not np.isfinite(self.crude):
-            return None
-        found = {name: self.within(name).value for name in candidates}
-        usable = {name: value for name, value in found.items() if np.isfinite(value)}
-        if not usable:
-            return None
-        name = min(usable, key=lambda c: usable[c] * np.sign(self.crude))
-        share = usable[name] / self.crude if self.crude_sure else None
-        return Confounding(
-            group=name.removeprefix("group.").replace("family.", "family:"),
-            crude=number(self.crude),
-            adjusted=number(usable[name]),
-            share_surviving=None if share is None else number(share),
-        )
-
-    def _strongest_other(self) -> str | None:
-        """The other family of largest effect, among those whose own effect is beyond chance (q < 0.05)."""
-        effect = np.where(self.other_q < 0.05, self.other_effect, np.nan)
-        return None if np.isnan(effect).all() else self.others[int(np.nanargmax(effect))]
-
-
-def _cells(part: Slice, family: str, stratifier: str, rows: Ints) -> Ints:
-    code, _ = part.labels(f"family.{family}").labels_of(rows)
-    stratum, _ = part.labels(stratifier).labels_of(rows)
-    return np.asarray(2 * stratum.astype(np.int64) + (code > 0))
-
-
-def _count_cells(part: Slice, family: str, stratifier: str, rows: Ints) -> LabelCounts:
-    n_cells = 2 * len(part.labels(stratifier).names)
-    unit = part.store.row_unit[rows].astype(np.int64)
-    return count_labels(unit, _cells(part, family, stratifier, rows), part.unit_rows, n_cells, "rest")
-
-
-@lru_cache(maxsize=48)
-def _whole_strata(store: Store, family: str, stratifier: str, split: Split, scoping: Scoping) -> Strata:
-    part = Slice(store, 0, split, scoping, None)
-    return strata_of(_count_cells(part, family, stratifier, np.arange(store.n_rows(split))))
+        return self.adjustment.confounding(self.candidates)

@@ -11,7 +11,17 @@ from pydantic import Field
 from saeinterp_mcp.analysis.examples import token_log_odds
 from saeinterp_mcp.analysis.text import visible_token
 from saeinterp_mcp.errors import BadInput, NotInStore, UnknownName
-from saeinterp_mcp.operations.base import Cell, Cursor, Limit, Result, page, percent, sealed, table_rows
+from saeinterp_mcp.operations.base import (
+    Cell,
+    Cursor,
+    Limit,
+    Result,
+    SplitArgument,
+    page,
+    percent,
+    sealed,
+    table_rows,
+)
 from saeinterp_mcp.operations.slicing import nearest_tokens
 from saeinterp_mcp.rules import evaluate_metric_filter, parse_metric_filter
 from saeinterp_mcp.store.base import AnyArray, Bools, Store
@@ -47,7 +57,7 @@ def features_search(
     sort: Annotated[str | None, Field(description=f"Metric, - for ascending: {', '.join(METRICS)}")] = None,
     limit: Limit = 20,
     cursor: Cursor = None,
-    split: Annotated[Split, Field(description="explain (default) or all stored data")] = "explain",
+    split: SplitArgument = "explain",
 ) -> FeaturesSearch:
     """Find features: firing on a token, by a metric, or by priority (importance = mean activation x decoder effect).
 

@@ -3,59 +3,68 @@
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from saeinterp_mcp.analysis.effects import Effects
 from saeinterp_mcp.analysis.firing import region_of
 from saeinterp_mcp.analysis.text import visible_token
-from saeinterp_mcp.errors import UnknownName, nearest
+from saeinterp_mcp.operations.adjustment import Adjustment, Confounding, Target, strongest_families
 from saeinterp_mcp.operations.base import (
     Cursor,
     Feature,
+    Given,
     Limit,
     MinN,
     ScopeArgument,
     Seed,
     SplitArgument,
+    Table,
     TableResult,
     Where,
     Window,
     digits,
-    number,
     page,
     percent,
     sealed,
     table_rows,
 )
 from saeinterp_mcp.operations.effects import effects_of
+from saeinterp_mcp.operations.explained import (
+    CarriedBy,
+    ExplainedBy,
+    carried_by,
+    dominant_value,
+    explained_by,
+    resolve_group,
+)
 from saeinterp_mcp.operations.slicing import Labels, Scoping, Slice, make_slice
 from saeinterp_mcp.store.base import Store
 from saeinterp_mcp.store.layout import REGIONS
 
-DOMINANT_SHARE = 0.5
+N_FAMILIES = 4
+"""Families, of largest effect, that the dominant value is stratified by."""
 
 
-class ExplainedBy(BaseModel):
-    """An attribute whose other members show the dominant value's effect too."""
+class GroupConfounding(Confounding):
+    """Of the dominant value."""
 
-    model_config = ConfigDict(extra="forbid")
     value: str
-    """The dominant value."""
-    attribute: str
-    attribute_value: str
-    effect_of_peers: float | None
-    """Mean of the other values that share the attribute, less the mean of all values that do not."""
-    low: float | None
-    high: float | None
-    n: int
 
 
 class GroupSweep(TableResult):
     """Values of a group, each beside all the others."""
 
     by: str
+    given: str | None
     n_values: int
     explained_by: ExplainedBy | None
+    """Groups: the attribute that accounts for the dominant value, if one does."""
+    attributes: Table | None
+    """Groups with attributes: every attribute of the dominant value, with its peers' effect."""
+    carried_by: CarriedBy | None
+    """Attributes: the single member that the dominant value owes its effect to, if one does."""
+    confounding: GroupConfounding | None
+    """What takes most of the dominant value's effect away: a family, another group, another attribute."""
 
 
 COLUMNS = [
@@ -83,6 +92,7 @@ def group_sweep(
     store: Store,
     feature: Feature,
     by: Annotated[str, Field(description="Group or attribute, e.g. module, weapon, class")],
+    given: Given = None,
     where: Where = None,
     scope: ScopeArgument = "at",
     window: Window = 16,
@@ -94,11 +104,12 @@ def group_sweep(
 ) -> GroupSweep:
     """Firing rate and mean activation by value of a group (or attribute), each value against all others.
 
-    Beside each: its share of core rows, of tail rows and of the population. Surest effects first.
+    Beside each: its share of core rows, tail rows and population. Surest effects first. Of the dominant value:
+    the attribute that explains it, and whether a family or another group does.
     """
     store.need_full_coverage("group_sweep")
     label_set, group = resolve_group(store, by)
-    part = make_slice(store, feature, split, where, Scoping(scope, window))
+    part = make_slice(store, feature, split, where, Scoping(scope, window), given)
     labels = part.labels(label_set)
     effects = effects_of(labels, min_n)
     share = {name: _share_of_region(labels, name) for name in ("core", "tail")}
@@ -109,6 +120,7 @@ def group_sweep(
     arguments: dict[str, Any] = {
         "feature": feature,
         "by": by,
+        "given": given,
         "where": where,
         "scope": scope,
         "window": window,
@@ -120,14 +132,8 @@ def group_sweep(
     pick = np.array(shown, np.int64)
     few = effects.only(pick)
     warnings = list(part.warnings)
-    explained = (
-        _explained_by(part, group, labels, share["core"], min_n) if label_set.count(".") == 1 else None
-    )
-    if explained:
-        warnings.append(
-            f"the dominant value may stand for its {explained.attribute} (explained_by): "
-            "the other values that share it show the effect too"
-        )
+    about = _Dominant(part, label_set, group, effects, share["core"], min_n)
+    warnings += about.warnings()
     if len(effects.n) == 1:
         warnings.append(f"{by} has a single value, so there is nothing to compare")
     result = GroupSweep(
@@ -141,6 +147,7 @@ def group_sweep(
         where=where,
         feature=feature,
         by=by,
+        given=given,
         n_values=len(effects.n),
         columns=COLUMNS,
         rows=table_rows(
@@ -153,31 +160,63 @@ def group_sweep(
             few.q,
             [few.reason(k) for k in range(len(shown))],
         ),
-        explained_by=explained,
+        explained_by=about.explained,
+        attributes=about.attributes,
+        carried_by=about.carried,
+        confounding=about.confounding,
         next_cursor=next_cursor,
         more=more,
     )
     return sealed(result, store, {**arguments, "limit": limit, "cursor": cursor})
 
 
-def resolve_group(store: Store, by: str) -> tuple[str, str]:
-    """(label set, group) of a group, of `group.attribute`, or of an attribute's bare name.
+class _Dominant:
+    """The value that stands out, and what else could stand behind it."""
 
-    Raises:
-        UnknownName: no such group or attribute, or several groups have the attribute.
-    """
-    if by in store.groups:
-        return f"group.{by}", by
-    paths = {f"{g.name}.{a}": g.name for g in store.manifest.groups for a in g.attributes}
-    if by in paths:
-        return f"group.{by}", paths[by]
-    owners = [path for path in paths if path.split(".", 1)[1] == by]
-    if len(owners) == 1:
-        return f"group.{owners[0]}", paths[owners[0]]
-    if owners:
-        raise UnknownName(f"{by!r} is an attribute of several groups; say {' or '.join(owners)}")
-    known = [*store.groups, *paths]
-    raise UnknownName(f"no group or attribute {by!r} in store {store.name!r}; {nearest(by, known)}")
+    def __init__(
+        self, part: Slice, label_set: str, group: str, effects: Effects, core: Any, min_n: int
+    ) -> None:
+        self.explained: ExplainedBy | None = None
+        self.attributes: Table | None = None
+        self.carried: CarriedBy | None = None
+        self.confounding: GroupConfounding | None = None
+        k = dominant_value(effects, core)
+        if k is None:
+            return
+        labels = part.labels(label_set)
+        if label_set.count(".") == 1:
+            if part.store.group(group).attributes:
+                self.explained, self.attributes = explained_by(part, group, k, effects, min_n)
+        else:
+            self.carried = carried_by(part, labels, group, k, min_n)
+        sure = bool(effects.sure_effect[k] != 0)
+        adjustment = Adjustment(part, Target(label_set, k), float(effects.effect[k]), sure)
+        if found := adjustment.confounding(_stratifiers(part, label_set, group)):
+            value = visible_token(str(labels.names[k]))
+            self.confounding = GroupConfounding(value=value, **found.model_dump())
+
+    def warnings(self) -> list[str]:
+        """What a reader must know."""
+        found = []
+        if self.explained:
+            found.append(
+                f"the dominant value may stand for its {self.explained.attribute} (explained_by): "
+                "the other values that share it show the effect too"
+            )
+        if self.carried:
+            found.append("the dominant value's effect is that of a single member (carried_by)")
+        if self.confounding:
+            found += self.confounding.warnings()
+        return found
+
+
+def _stratifiers(part: Slice, label_set: str, group: str) -> list[str]:
+    """What a value may be confounded with: the strongest families, other groups, other attributes of its group."""
+    groups = [f"group.{name}" for name in part.store.groups if name != group]
+    if label_set.count(".") == 2:
+        paths = [f"group.{group}.{name}" for name in part.store.group(group).attributes]
+        groups += [path for path in paths if path != label_set]
+    return [*strongest_families(part, list(part.store.families), N_FAMILIES), *groups]
 
 
 def _share_of_region(labels: Labels, region: str) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -206,39 +245,3 @@ def _summary(by: str, labels: Labels, effects: Effects, core: Any, order: Any) -
         f"[{digits(one.effect_low[0])}, {digits(one.effect_high[0])}] against all others "
         f"(n {one.n[0]} in {one.n_units[0]} units{share}; q {digits(one.q[0], 2)})."
     )
-
-
-def _explained_by(part: Slice, group: str, labels: Labels, core: Any, min_n: int) -> ExplainedBy | None:
-    """Does an attribute account for a dominant value? Its peers, without it, must show half of its effect."""
-    if not np.isfinite(core).any():
-        return None
-    dominant = int(np.nanargmax(core))
-    own = effects_of(labels, min_n)
-    if core[dominant] <= DOMINANT_SHARE or np.isnan(own.effect[dominant]):
-        return None
-    info = part.store.group(group)
-    codes = part.store.group_of_samples(group)[part.store.row_sample[: part.store.n_rows(part.split)]]
-    others = codes != dominant
-    mask = others if part.mask is None else others & part.mask
-    rest = Slice(part.store, part.feature, part.split, part.scoping, mask)
-    best: ExplainedBy | None = None
-    for attribute, column in info.attributes.items():
-        peers = rest.labels(f"group.{group}.{attribute}")
-        effects = effects_of(peers, min_n)
-        k = peers.names.index(column[dominant])
-        effect, low = float(effects.effect[k]), float(effects.effect_low[k])
-        if (
-            low > 0
-            and effect >= 0.5 * own.effect[dominant]
-            and (best is None or effect > (best.effect_of_peers or 0))
-        ):
-            best = ExplainedBy(
-                value=visible_token(info.values[dominant]),
-                attribute=attribute,
-                attribute_value=visible_token(column[dominant]),
-                effect_of_peers=number(effect),
-                low=number(low),
-                high=number(effects.effect_high[k]),
-                n=int(effects.n[k]),
-            )
-    return best

@@ -256,7 +256,7 @@ def test_silent_examples_do_not_fire(gear: Store) -> None:
         (
             lambda s: family_sweep(s, 0, "swim", group="x"),
             UnknownName,
-            "no group 'x' in store 'builds'; there are: 'weapon', 'season'",
+            "no group or attribute 'x' in store 'builds'; there are: 'weapon', 'season', 'weapon.class'",
         ),
         (
             lambda s: family_heatmap(s, 0, "swim", "swim"),

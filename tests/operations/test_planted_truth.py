@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from saeinterp_mcp.operations.family_heatmap import family_heatmap
 from saeinterp_mcp.operations.family_sweep import family_sweep
 from saeinterp_mcp.operations.feature_overview import feature_overview
 from saeinterp_mcp.operations.group_sweep import group_sweep
@@ -18,6 +19,8 @@ from tests.worlds import import_world
 N = 6000
 SUPPRESSOR, CONFOUNDED, DIRECT, KIT = 0, 1, 2, 3
 FIRST_SHUFFLED, N_SHUFFLED = 4, 30
+HABIT_DRIVEN, ONE_MEMBER = FIRST_SHUFFLED + N_SHUFFLED, FIRST_SHUFFLED + N_SHUFFLED + 1
+N_FEATURES = ONE_MEMBER + 1
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +38,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     rate[:, CONFOUNDED] = np.where(weapon == "a", 0.5, 0.05)
     rate[:, DIRECT] = np.where(skill, 0.4, 0.1)
     rate[:, KIT] = np.where(np.isin(weapon, ["a", "b"]), 0.5, 0.02) * np.where(weapon == "b", 0.6, 1.0)
+    more = np.stack([np.where(habit, 0.5, 0.05), np.where(weapon == "c", 0.5, 0.05)], 1)
     fires = rng.random(rate.shape) < rate
+    fires = np.hstack([fires, rng.random(more.shape) < more])
+    strength = np.hstack([strength, rng.lognormal(0.0, 0.5, more.shape)])
     samples = tuple(
         WorldSample(
             tuple(t for t, here in (("quiet", quiet[i]), ("habit", habit[i]), ("skill", skill[i])) if here),
@@ -54,9 +60,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     kits = {
         "weapon": {"a": {"sub": "mine"}, "b": {"sub": "mine"}, "c": {"sub": "bomb"}, "d": {"sub": "bomb"}}
     }
-    world = World(
-        "set", FIRST_SHUFFLED + N_SHUFFLED, samples, activations, families, primary="weapon", attributes=kits
-    )
+    world = World("set", N_FEATURES, samples, activations, families, primary="weapon", attributes=kits)
     return open_store(import_world(world, tmp_path_factory.mktemp("planted")))
 
 
@@ -110,6 +114,58 @@ def test_a_kit_behind_a_dominant_weapon_is_named(store: Store) -> None:
         "a",
         "sub",
         "mine",
+    )
+
+
+def test_what_a_kit_leaves_of_its_weapon_is_said(store: Store) -> None:
+    found = group_sweep(store, KIT, "weapon").explained_by
+    assert found is not None
+    # the truth: weapon a fires at .5, its peer b at .3, the others at .02; strength exp(.125)
+    assert found.low is not None
+    assert found.high is not None
+    assert found.low <= 0.28 * np.exp(0.125) <= found.high
+    assert found.beyond_low is not None
+    assert found.beyond_high is not None
+    assert found.beyond_low <= 0.2 * np.exp(0.125) <= found.beyond_high
+
+
+def test_a_weapon_effect_that_is_an_ability_habit_is_exposed(store: Store) -> None:
+    sweep = group_sweep(store, HABIT_DRIVEN, "weapon")
+    found = sweep.confounding
+    assert found is not None
+    assert (found.value, found.group) == ("a", "family:habit")
+    assert found.crude is not None
+    # the truth: weapon a has the habit at .8, the others at .1
+    assert found.crude == pytest.approx(0.7 * 0.45 * np.exp(0.125), rel=0.15)
+    assert found.share_surviving is not None
+    assert abs(found.share_surviving) < 0.15
+    assert any(w.startswith("confounded: held within family:habit") for w in sweep.warnings)
+
+
+def test_a_weapon_effect_of_its_own_survives_the_habits(store: Store) -> None:
+    found = group_sweep(store, CONFOUNDED, "weapon").confounding
+    assert found is not None
+    assert found.share_surviving == pytest.approx(1.0, abs=0.1)
+
+
+def test_an_attribute_that_one_member_carries_is_exposed(store: Store) -> None:
+    sweep = group_sweep(store, ONE_MEMBER, "sub")
+    assert sweep.carried_by is not None
+    assert (sweep.carried_by.value, sweep.carried_by.member) == ("bomb", "c")
+    # the truth: 0 without weapon c, 0.225 exp(0.125) with it
+    assert sweep.carried_by.effect_without == pytest.approx(0.0, abs=0.05)
+    assert group_sweep(store, KIT, "sub").carried_by is None
+
+
+def test_given_holds_a_condition_in_every_sweep(store: Store) -> None:
+    given = group_sweep(store, HABIT_DRIVEN, "weapon", given="family:habit>=1")
+    where = group_sweep(store, HABIT_DRIVEN, "weapon", where="family:habit>=1")
+    assert given.rows == where.rows
+    # with the habit held, no weapon is left that differs
+    assert all(r[given.columns.index("q")] > 0.05 for r in given.rows)
+    assert (
+        family_heatmap(store, DIRECT, "quiet", "skill", given="weapon=a").rows
+        == family_heatmap(store, DIRECT, "quiet", "skill", where="weapon=a").rows
     )
 
 

@@ -1,0 +1,183 @@
+"""Which attribute accounts for a group that stands out, and which member for an attribute value (the kit question)."""
+
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from saeinterp_mcp.analysis.effects import Effects
+from saeinterp_mcp.analysis.text import visible_token
+from saeinterp_mcp.errors import UnknownName, nearest
+from saeinterp_mcp.operations.base import Table, number, table_rows
+from saeinterp_mcp.operations.effects import effects_of
+from saeinterp_mcp.operations.slicing import Labels, Slice
+from saeinterp_mcp.store.base import Bools, Store
+
+DOMINANT_SHARE = 0.5
+"""Share of core rows above which a value is dominant, whatever its effect."""
+SHARE_OF_PEERS = 0.5
+"""Share of the dominant value's effect that its peers must show without it."""
+
+
+class ExplainedBy(BaseModel):
+    """An attribute whose other members show the dominant value's effect too."""
+
+    model_config = ConfigDict(extra="forbid")
+    value: str
+    """The dominant value."""
+    attribute: str
+    attribute_value: str
+    effect_of_peers: float | None
+    """Mean of the other values that share the attribute, less the mean of all values that do not."""
+    low: float | None
+    high: float | None
+    n: int
+    beyond_peers: float | None
+    """Mean of the dominant value less that of its peers: about 0 where the attribute accounts for all of it."""
+    beyond_low: float | None
+    beyond_high: float | None
+
+
+class CarriedBy(BaseModel):
+    """A single member of an attribute value without which its effect is gone."""
+
+    model_config = ConfigDict(extra="forbid")
+    value: str
+    """The dominant attribute value."""
+    member: str
+    effect_without: float | None
+    """Effect of the attribute value when the member's rows are left out."""
+    low: float | None
+    high: float | None
+    n: int
+
+
+KIT_COLUMNS = [
+    "attribute",
+    "attribute_value",
+    "n_peers",
+    "n",
+    "effect_of_peers",
+    "low",
+    "high",
+    "beyond_peers",
+    "beyond_low",
+    "beyond_high",
+    "accounts",
+]
+
+
+def resolve_group(store: Store, by: str) -> tuple[str, str]:
+    """(label set, group) of a group, of `group.attribute`, or of an attribute's bare name.
+
+    Raises:
+        UnknownName: no such group or attribute, or several groups have the attribute.
+    """
+    if by in store.groups:
+        return f"group.{by}", by
+    paths = {f"{g.name}.{a}": g.name for g in store.manifest.groups for a in g.attributes}
+    if by in paths:
+        return f"group.{by}", paths[by]
+    owners = [path for path in paths if path.split(".", 1)[1] == by]
+    if len(owners) == 1:
+        return f"group.{owners[0]}", paths[owners[0]]
+    if owners:
+        raise UnknownName(f"{by!r} is an attribute of several groups; say {' or '.join(owners)}")
+    known = [*store.groups, *paths]
+    raise UnknownName(f"no group or attribute {by!r} in store {store.name!r}; {nearest(by, known)}")
+
+
+def dominant_value(effects: Effects, core: Any) -> int | None:
+    """The value with most of the core rows, or else the one whose effect is surely above 0 and surest."""
+    if np.isfinite(core).any():
+        most = int(np.nanargmax(core))
+        if core[most] > DOMINANT_SHARE and np.isfinite(effects.effect[most]):
+            return most
+    best = int(np.argmax(effects.sure_effect))
+    return best if effects.sure_effect[best] > 0 and effects.q[best] < 0.05 else None
+
+
+def explained_by(
+    part: Slice, group: str, dominant: int, own: Effects, min_n: int
+) -> tuple[ExplainedBy | None, Table]:
+    """Does an attribute account for a dominant value? Its peers, without it, must show half of its effect.
+
+    The table has every attribute that was tried; `explained_by` is the one whose peers show most.
+    """
+    info = part.store.group(group)
+    codes = _codes(part, group)
+    rest = _without(part, codes == dominant)
+    rows: list[list[Any]] = []
+    for attribute, column in info.attributes.items():
+        same = np.array([value == column[dominant] for value in column])
+        if same.sum() < 2:
+            continue
+        labels = rest.labels(f"group.{group}.{attribute}")
+        peers, k = effects_of(labels, min_n), labels.names.index(column[dominant])
+        within = effects_of(_only(part, same[codes]).labels(f"group.{group}"), min_n)
+        accounts = peers.effect_low[k] > 0 and peers.effect[k] >= SHARE_OF_PEERS * own.effect[dominant]
+        rows.append(
+            [
+                attribute,
+                visible_token(column[dominant]),
+                int(same.sum()) - 1,
+                int(peers.n[k]),
+                *(peers.effect[k], peers.effect_low[k], peers.effect_high[k]),
+                *(within.effect[dominant], within.effect_low[dominant], within.effect_high[dominant]),
+                bool(accounts),
+            ]
+        )
+    table = Table(columns=KIT_COLUMNS, rows=table_rows(*zip(*rows, strict=True)) if rows else [])
+    accounting = [row for row in rows if row[-1]]
+    if not accounting:
+        return None, table
+    attribute, value, _, n, *numbers, _ = max(accounting, key=lambda row: float(row[4]))
+    names = ("effect_of_peers", "low", "high", "beyond_peers", "beyond_low", "beyond_high")
+    found = {name: number(v) for name, v in zip(names, numbers, strict=True)}
+    dominant_name = visible_token(info.values[dominant])
+    return ExplainedBy(value=dominant_name, attribute=attribute, attribute_value=value, n=n, **found), table
+
+
+def carried_by(part: Slice, labels: Labels, group: str, dominant: int, min_n: int) -> CarriedBy | None:
+    """Is a dominant attribute value one member's doing? Without it, less than half of the effect is left.
+
+    The member is the one of largest sure effect among the value's members.
+    """
+    store, attribute = part.store, labels.label_set.split(".", 2)[2]
+    info = store.group(group)
+    members = np.array([value == labels.names[dominant] for value in info.attributes[attribute]])
+    if members.sum() < 2:
+        return None
+    own = effects_of(labels, min_n)
+    of_members = effects_of(part.labels(f"group.{group}"), min_n)
+    sure = np.where(members, of_members.sure_effect, -np.inf)
+    member = int(np.argmax(sure))
+    if sure[member] <= 0:
+        return None
+    rest = _without(part, _codes(part, group) == member)
+    without = effects_of(rest.labels(labels.label_set), min_n)
+    effect = float(without.effect[dominant])
+    if not np.isfinite(effect) or effect >= SHARE_OF_PEERS * own.effect[dominant]:
+        return None
+    return CarriedBy(
+        value=visible_token(str(labels.names[dominant])),
+        member=visible_token(info.values[member]),
+        effect_without=number(effect),
+        low=number(without.effect_low[dominant]),
+        high=number(without.effect_high[dominant]),
+        n=int(without.n[dominant]),
+    )
+
+
+def _codes(part: Slice, group: str) -> Any:
+    """(rows of the split,) value of each row's sample."""
+    return part.store.group_of_samples(group)[part.store.row_sample[: part.store.n_rows(part.split)]]
+
+
+def _only(part: Slice, keep: Bools) -> Slice:
+    mask = keep if part.mask is None else keep & part.mask
+    return Slice(part.store, part.feature, part.split, part.scoping, mask)
+
+
+def _without(part: Slice, leave_out: Bools) -> Slice:
+    return _only(part, ~leave_out)
