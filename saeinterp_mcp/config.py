@@ -8,6 +8,7 @@ from saeinterp_mcp.frozen import Frozen
 
 STORE_VARIABLE = "SAEINTERP_STORE"
 DEMO_VARIABLE = "SAEINTERP_DEMO_STORE"
+LABELS_VARIABLE = "SAEINTERP_LABELS"
 ACTIVATION_VARIABLES = {
     "data_dir": "ACTIVATION_DATA_DIR",
     "transposed_dir": "ACTIVATION_TRANSPOSED_DIR",
@@ -28,13 +29,16 @@ class Settings(Frozen):
     demo_store: Path = Path("demo-store")
     """Folder of the shipped example store, as `make demo` leaves it."""
 
+    labels: Path | None = None
+    """File that records held-out tests, of whichever store; beside each store when not given."""
+
     @classmethod
     def from_environment(cls) -> "Settings":
-        """Read SAEINTERP_STORE (several are joined as in PATH) and SAEINTERP_DEMO_STORE."""
+        """Read SAEINTERP_STORE (several are joined as in PATH), SAEINTERP_DEMO_STORE and SAEINTERP_LABELS."""
         locations = os.environ.get(STORE_VARIABLE, "").split(os.pathsep)
-        demo = os.environ.get(DEMO_VARIABLE)
-        stores = tuple(location for location in locations if location)
-        return cls(stores=stores, demo_store=Path(demo)) if demo else cls(stores=stores)
+        named = {"demo_store": os.environ.get(DEMO_VARIABLE), "labels": os.environ.get(LABELS_VARIABLE)}
+        places = {name: Path(place) for name, place in named.items() if place}
+        return cls.model_validate({"stores": tuple(location for location in locations if location), **places})
 
 
 def activation_folders() -> dict[str, Path]:

@@ -16,7 +16,11 @@ from saeinterp_mcp.operations.feature_overview import feature_overview
 from saeinterp_mcp.operations.features_search import features_search
 from saeinterp_mcp.operations.group_sweep import group_sweep
 from saeinterp_mcp.operations.similar_features import similar_features
+from saeinterp_mcp.operations.stability import stability
 from saeinterp_mcp.operations.store_status import store_status
+from saeinterp_mcp.operations.test_rule import test_rule
+from saeinterp_mcp.operations.token_influence import token_influence
+from saeinterp_mcp.operations.token_interactions import token_interactions
 from saeinterp_mcp.store.base import Store
 from saeinterp_mcp.store.open import open_store
 from saeinterp_mcp.store.served import ServedStores
@@ -30,6 +34,10 @@ QUESTIONS: dict[str, Callable[[Store, int], Any]] = {
     "decoder_influence": lambda store, f: decoder_influence(store, f),
     "similar_features": lambda store, f: similar_features(store, f),
     "features_search": lambda store, f: features_search(store, sort="firing_rate"),
+    "token_influence": lambda store, f: token_influence(store, f),
+    "token_interactions": lambda store, f: token_interactions(store, f, scope="before"),
+    "test_rule": lambda store, f: test_rule(store, f, "family:digits and not kind=docs", split="explain"),
+    "stability": lambda store, f: stability(store, f, "shuffle_null", draws=19),
     "store_status": lambda store, f: store_status(ServedStores([store])),
 }
 

@@ -26,6 +26,7 @@ BUILDS: list[Call] = [
     ("similar_features", "similar", {"feature": 0, "by": "decoder"}),
     ("feature_examples", "examples", {"feature": 0, "pick": "silent"}),
     ("features_search", "search", {"query": "swim_6", "split": "all"}),
+    ("test_rule", "test-rule", {"feature": 0, "rule": "family:swim>=3 and not token:ninja", "min_n": 1}),
 ]
 TEXTS: list[Call] = [
     ("feature_overview", "overview", {"feature": 0}),
@@ -35,6 +36,21 @@ TEXTS: list[Call] = [
     ("group_sweep", "group-sweep", {"feature": 2, "by": "module"}),
     ("feature_examples", "examples", {"feature": 1, "pick": "near_miss", "limit": 3}),
     ("similar_features", "similar", {"feature": 0, "by": "coactivation"}),
+    ("token_influence", "token-influence", {"feature": 1, "scope": "before", "window": 1, "limit": 4}),
+    (
+        "token_influence",
+        "token-influence",
+        {"feature": 0, "by": "family", "given": "kind=code", "split": "all"},
+    ),
+    (
+        "token_interactions",
+        "interactions",
+        {"feature": 1, "families": ["keyword", "digits>=1"], "tokens": ["x"], "scope": "sample"},
+    ),
+    ("token_interactions", "interactions", {"feature": 0, "method": "minimal_cores", "scope": "before"}),
+    ("test_rule", "test-rule", {"feature": 0, "rule": "token:def"}),
+    ("stability", "stability", {"feature": 0, "method": "shuffle_null", "draws": 19}),
+    ("stability", "stability", {"feature": 1, "split": "all", "scope": "before", "window": 1}),
 ]
 
 
@@ -55,7 +71,8 @@ def ask_shell(place: Path, command: str, arguments: dict[str, Any]) -> dict[str,
     if "feature" in given:
         words.append(str(given.pop("feature")))
     for name, value in given.items():
-        words += [f"--{name.replace('_', '-')}", str(value)]
+        for one in value if isinstance(value, list) else [value]:
+            words += [f"--{name.replace('_', '-')}", str(one)]
     done = subprocess.run(
         [*words, "--store", str(place), "--json"],
         capture_output=True,
@@ -99,7 +116,7 @@ def test_all_faces_and_backends_give_one_answer(name: str, places: dict[str, Pat
 
 
 def test_numbers_worked_out_by_hand_arrive_over_mcp(places: dict[str, Path]) -> None:
-    overview, sweep, heatmap, groups, decoder, similar, silent, search = ask_mcp(places["builds"], BUILDS)
+    overview, sweep, heatmap, groups, decoder, similar, silent, search, *_ = ask_mcp(places["builds"], BUILDS)
     assert (overview["firing"]["n"], overview["firing"]["n_firing"], overview["firing"]["mean"]) == (
         12,
         5,

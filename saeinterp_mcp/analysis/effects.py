@@ -178,8 +178,8 @@ class Effects:
 
         return replace(
             self,
-            strength=_cut(self.strength, pick),
-            firing=_cut(self.firing, pick),
+            strength=cut(self.strength, pick),
+            firing=cut(self.firing, pick),
             first_is_reference=False,
             q=self.q[pick],
         )
@@ -231,11 +231,11 @@ def p_values(strength: Moments, firing: Moments) -> Floats:
         silent = firing.label.s == 0
         p = np.full(len(seldom), np.nan)
         pick = np.flatnonzero(many[0] & many[1])
-        p[pick] = intervals.ratio_test(*_sides(_cut(strength, pick)))
+        p[pick] = intervals.ratio_test(*_sides(cut(strength, pick)))
         pick = np.flatnonzero(~(many[0] & many[1]) & ~(seldom & silent))
-        p[pick] = intervals.score_test(*_sides(_cut(strength, pick)))
+        p[pick] = intervals.score_test(*_sides(cut(strength, pick)))
         pick = np.flatnonzero(seldom)
-        rare = intervals.rare_firing_p(*_sides(_cut(firing, pick))[:2])
+        rare = intervals.rare_firing_p(*_sides(cut(firing, pick))[:2])
         p[pick] = np.where(silent[pick], rare, np.fmax(p[pick], rare))
     return p
 
@@ -244,7 +244,8 @@ def _sides(moments: Moments) -> tuple[Arm, Arm, Cross]:
     return moments.label, moments.reference, moments.cross
 
 
-def _cut(moments: Moments, pick: Ints) -> Moments:
+def cut(moments: Moments, pick: Ints) -> Moments:
+    """The moments of some labels."""
     return Moments(
         label=_picked(moments.label, pick),
         reference=_picked(moments.reference, pick),

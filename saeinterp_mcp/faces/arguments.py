@@ -18,6 +18,8 @@ from saeinterp_mcp.operations import OPERATIONS, Operation
 from saeinterp_mcp.operations.base import Result
 from saeinterp_mcp.store.served import ServedStores
 
+COMMON = ("feature", "scope", "window", "min_n", "limit", "cursor", "split", "seed", "store")
+"""Arguments of nearly every tool: the server's instructions explain them once, the shell's help each time."""
 StoreName = Annotated[str | None, Field(description="Which store")]
 
 
@@ -71,11 +73,11 @@ class Entry:
     def input_schema(self) -> dict[str, Any]:
         """JSON schema of the call, as short as it can be, because every host pays for it before the first question.
 
-        No titles; null left unsaid where it is the default, the type where an enum shows it, and the bounds of whole
-        numbers, which `check` names when they are passed.
+        No titles; left unsaid are null where it is the default, the type where an enum shows it, the bounds of whole
+        numbers, which `check` names when they are passed, and what is said once of all tools (COMMON).
         """
         schema: dict[str, Any] = without_titles(self.arguments.model_json_schema())
-        schema["properties"] = {name: _shortened(part) for name, part in schema["properties"].items()}
+        schema["properties"] = {name: _shortened(name, part) for name, part in schema["properties"].items()}
         return schema
 
     def check(self, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -152,11 +154,13 @@ def without_titles(schema: Any) -> Any:
     return found
 
 
-def _shortened(argument: dict[str, Any]) -> dict[str, Any]:
+def _shortened(name: str, argument: dict[str, Any]) -> dict[str, Any]:
     argument = _without_null(argument)
-    left_out = {"type"} if "enum" in argument else set()
+    left_out = {"description"} if name in COMMON else set()
+    if "enum" in argument:
+        left_out |= {"type"}
     if argument.get("type") == "integer":
-        left_out = {"minimum", "maximum"}
+        left_out |= {"minimum", "maximum"}
     return {key: part for key, part in argument.items() if key not in left_out}
 
 

@@ -12,7 +12,7 @@ import typer
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from saeinterp_mcp.config import STORE_VARIABLE, VERSION, Settings
+from saeinterp_mcp.config import LABELS_VARIABLE, STORE_VARIABLE, VERSION, Settings
 from saeinterp_mcp.errors import BadInput, BadStore, SaeInterpError
 from saeinterp_mcp.faces.answering import answer
 from saeinterp_mcp.faces.arguments import Entry, entries, plain_types
@@ -22,6 +22,10 @@ WRONG_CALL, BAD_STORE = 2, 3
 STORE_HELP = f"Store: PATH, NAME=PATH, or a NAME among those in {STORE_VARIABLE} (the default)"
 StoreOption = Annotated[str | None, typer.Option("--store", help=STORE_HELP)]
 StoresOption = Annotated[list[str] | None, typer.Option("--store", help=f"{STORE_HELP}; may be repeated")]
+LABELS_HELP = (
+    f"Labels file, which records held-out tests; default {LABELS_VARIABLE}, or a file beside each store"
+)
+LabelsOption = Annotated[Path | None, typer.Option("--labels", metavar="FILE", help=LABELS_HELP)]
 HttpOption = Annotated[
     str | None, typer.Option("--http", metavar="HOST:PORT", help="Streamable HTTP, on this machine only")
 ]
@@ -102,14 +106,14 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _command_of(entry: Entry) -> Callable[..., None]:
-    """A function whose signature typer reads: the entry's arguments, then `--store` and `--json`."""
+    """A function whose signature typer reads: the entry's arguments, `--store`, `--labels` if it records, `--json`."""
     fields = entry.arguments.model_fields
 
     def command(**given: Any) -> None:
         as_json, store = given.pop("json"), given.pop("store")
         picture: Path | None = given.pop("image", None)
         locations = store if isinstance(store, list) else [store] if store else []
-        stores, given["store"] = _open(locations)
+        stores, given["store"] = _open(locations, given.pop("labels", None))
         if "image" in fields:
             given["image"] = picture is not None
         found = answer(entry, stores, given)
@@ -123,6 +127,8 @@ def _command_of(entry: Entry) -> Callable[..., None]:
     ]
     store_type = StoresOption if entry.takes_all_stores else StoreOption
     parameters.append(_keyword("store", store_type, None))
+    if entry.operation.records:
+        parameters.append(_keyword("labels", LabelsOption, None))
     parameters.append(_keyword("json", JsonOption, False))
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in parameters}
@@ -152,19 +158,20 @@ def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
 
 
-def _open(wanted: list[str]) -> tuple[ServedStores, str | None]:
+def _open(wanted: list[str], labels: Path | None) -> tuple[ServedStores, str | None]:
     """The stores of a call, and the name of the one it is about where the stores come from the environment."""
-    known = Settings.from_environment().stores
+    settings = Settings.from_environment()
+    known, labels = settings.stores, labels or settings.labels
     if not wanted:
         if not known:
             raise BadInput(f"no store; name one with --store PATH, or set {STORE_VARIABLE}")
-        return ServedStores.open(known), None
+        return ServedStores.open(known, labels), None
     named = [w for w in wanted if "=" not in w and not Path(w).expanduser().exists()]
     if known and len(named) == len(wanted) == 1:
-        stores = ServedStores.open(known)
+        stores = ServedStores.open(known, labels)
         stores.pick(wanted[0])
         return stores, wanted[0]
-    return ServedStores.open(wanted), None
+    return ServedStores.open(wanted, labels), None
 
 
 def _print(body: Mapping[str, Any], as_json: bool) -> None:
@@ -184,9 +191,9 @@ def _write_picture(path: Path, picture: bytes | None) -> None:
         raise BadInput(f"--image {path} cannot be written: {error.strerror}") from error
 
 
-def serve(store: StoresOption = None, http: HttpOption = None) -> None:
+def serve(store: StoresOption = None, labels: LabelsOption = None, http: HttpOption = None) -> None:
     """Serve the tools over MCP: stdio, or HTTP with --http."""
-    stores, _ = _open(store or [])
+    stores, _ = _open(store or [], labels)
     from saeinterp_mcp.faces.mcp import run_http, run_stdio
 
     if http is None:

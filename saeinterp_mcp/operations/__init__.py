@@ -13,7 +13,11 @@ from saeinterp_mcp.operations.feature_overview import feature_overview
 from saeinterp_mcp.operations.features_search import features_search
 from saeinterp_mcp.operations.group_sweep import group_sweep
 from saeinterp_mcp.operations.similar_features import similar_features
+from saeinterp_mcp.operations.stability import stability
 from saeinterp_mcp.operations.store_status import store_status
+from saeinterp_mcp.operations.test_rule import test_rule
+from saeinterp_mcp.operations.token_influence import token_influence
+from saeinterp_mcp.operations.token_interactions import token_interactions
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,8 @@ class Operation:
     title: str
     picture: Callable[[Any], bytes] | None = None
     """Draws a PNG of the result, when the call asks for it with `image`."""
+    records: bool = False
+    """Whether it writes into the labels file, so that the command line takes --labels."""
 
     @property
     def name(self) -> str:
@@ -46,6 +52,10 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation(family_sweep, "family-sweep", "Sweep the levels of a family"),
     Operation(family_heatmap, "heatmap", "Two families together", picture=draw_heatmap),
     Operation(group_sweep, "group-sweep", "Compare groups"),
+    Operation(token_influence, "token-influence", "Tokens with and against a feature"),
+    Operation(token_interactions, "interactions", "Tokens together beyond each alone"),
     Operation(decoder_influence, "decoder", "What a feature pushes the output towards"),
     Operation(similar_features, "similar", "Features like this one"),
+    Operation(test_rule, "test-rule", "Does a rule say where it fires", records=True),
+    Operation(stability, "stability", "Is it stable, is it beyond chance"),
 )

@@ -21,18 +21,18 @@ T = TypeVar("T")
 R = TypeVar("R", bound="Result")
 
 Feature = Annotated[int, Field(ge=0, description="Feature index")]
-SplitArgument = Annotated[Split, Field(description="Data read")]
+SplitArgument = Annotated[Split, Field(description="explain (default) or all stored data")]
 Where = Annotated[str | None, Field(description="Rule on rows, e.g. module=json and not token:def")]
 Given = Annotated[str | None, Field(description="Condition held, e.g. family:keyword>=1")]
-Seed = Annotated[int, Field(ge=0, description="Random seed")]
+Seed = Annotated[int, Field(ge=0, description="Seed of what is drawn")]
 ScopeArgument = Annotated[
     Literal["at", "before", "sample"],
-    Field(description="Sequences: tokens here, before, anywhere"),
+    Field(description="Sequences: tokens at the position, before it, or anywhere"),
 ]
-Window = Annotated[int, Field(ge=1, le=512, description="Reach of before")]
-MinN = Annotated[int, Field(ge=1, description="Rows needed")]
+Window = Annotated[int, Field(ge=1, le=512, description="Positions that before looks back")]
+MinN = Annotated[int, Field(ge=1, description="Rows an estimate needs")]
 Limit = Annotated[int, Field(ge=1, le=200, description="Rows shown")]
-Cursor = Annotated[str | None, Field(description="next_cursor")]
+Cursor = Annotated[str | None, Field(description="next_cursor of the previous answer")]
 
 
 class Table(BaseModel):

@@ -15,7 +15,8 @@ from saeinterp_mcp.store.manifest import Split
 
 
 class DecoderInfluence(FeatureResult):
-    """Effects on the logits for one unit of activation, but for the final norm's scale; mean over outputs removed."""
+    """Effects on the logits for one unit of activation, but for the final norm's scale; mean over outputs removed,
+    unless each output has a sigmoid of its own."""
 
     promoted: Table
     suppressed: Table
@@ -55,6 +56,8 @@ def decoder_influence(
     }
     families = _families(store, direction)
     percentile = 100 * float((norms < norms[feature]).mean())
+    # The read-out of a set model is linear in the vector that the SAE reads: there are no later layers.
+    exact = (store.manifest.model or {}).get("read_out") == "sigmoid"
     result = DecoderInfluence(
         operation="decoder_influence",
         store=store.name,
@@ -63,7 +66,7 @@ def decoder_influence(
             f"Feature {feature} has a larger effect on the outputs than {digits(percentile, 4)} % of features "
             f"(L2 norm {digits(float(norms[feature]))}); what it raises and lowers most is in promoted and suppressed."
         ),
-        warnings=["direct path only: what later layers make of the feature is not in it"],
+        warnings=[] if exact else ["direct path only: what later layers make of the feature is not in it"],
         feature=feature,
         effect_norm=float(norms[feature]),
         effect_percentile=percentile,

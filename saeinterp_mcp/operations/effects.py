@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from saeinterp_mcp.analysis.effects import MIN_N, Effects, tested
-from saeinterp_mcp.analysis.moments import moments_of, stacked
+from saeinterp_mcp.analysis.moments import Moments, moments_of, stacked
 from saeinterp_mcp.operations.slicing import Labels, Slice
 from saeinterp_mcp.store.layout import INFLUENCE
 from saeinterp_mcp.store.sums import stored_influence
@@ -16,10 +16,15 @@ def effects_of(labels: Labels, min_n: int) -> Effects:
     return tested(strength, firing, labels.slice.largest, min_n, labels.reference == "level_0")
 
 
+def presence_moments(part: Slice, families: Sequence[str]) -> tuple[Moments, Moments]:
+    """Any level of each family beside none, one entry a family: of the activation, and of firing as 0 and 1."""
+    found = [part.labels(f"presence.{name}").moments() for name in families]
+    return stacked([pair[0] for pair in found], 1), stacked([pair[1] for pair in found], 1)
+
+
 def presence_effects(part: Slice, families: Sequence[str], min_n: int) -> Effects:
     """Any level of each family against none: (len(families),) estimates."""
-    found = [part.labels(f"presence.{name}").moments() for name in families]
-    strength, firing = (stacked([pair[i] for pair in found], 1) for i in (0, 1))
+    strength, firing = presence_moments(part, families)
     return tested(strength, firing, part.largest, min_n, first_is_reference=False)
 
 
@@ -31,7 +36,7 @@ class Influence(NamedTuple):
     """One entry a token."""
 
 
-def token_influence(part: Slice, n_up: int, n_down: int) -> tuple[Influence, Influence]:
+def outstanding_tokens(part: Slice, n_up: int, n_down: int) -> tuple[Influence, Influence]:
     """Tokens with which firing rate and mean are both higher, or both lower, than elsewhere; q under 0.05."""
     if part.is_whole and part.split == "explain" and max(n_up, n_down) <= INFLUENCE:
         stored = _stored_influence(part, n_up, n_down)

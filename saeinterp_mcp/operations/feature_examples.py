@@ -24,7 +24,8 @@ from saeinterp_mcp.operations.base import (
     page,
     sealed,
 )
-from saeinterp_mcp.operations.slicing import Scoping, Slice, make_slice, nearest_tokens
+from saeinterp_mcp.operations.known_names import nearest_tokens
+from saeinterp_mcp.operations.slicing import Scoping, Slice, make_slice
 from saeinterp_mcp.store.base import Ints, Store
 from saeinterp_mcp.store.layout import EXAMPLES, TOP
 

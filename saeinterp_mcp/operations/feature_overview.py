@@ -25,7 +25,7 @@ from saeinterp_mcp.operations.base import (
     sealed,
     table_rows,
 )
-from saeinterp_mcp.operations.effects import effects_of, presence_effects, token_influence
+from saeinterp_mcp.operations.effects import effects_of, outstanding_tokens, presence_effects
 from saeinterp_mcp.operations.feature_examples import _pick as pick_rows
 from saeinterp_mcp.operations.feature_examples import example_table
 from saeinterp_mcp.operations.features_search import below_floor, feature_metrics
@@ -273,7 +273,7 @@ def _effect_rows(names: list[Any], effects: Effects) -> list[list[Any]]:
 def _tokens(part: Slice, n_up: int, n_down: int) -> tuple[Table, Table]:
     """Tokens that go with the feature and against it."""
     tables = []
-    for tokens, effects in token_influence(part, n_up, n_down):
+    for tokens, effects in outstanding_tokens(part, n_up, n_down):
         names = [visible_token(part.store.tokens[k]) for k in tokens]
         tables.append(Table(columns=["token", *EFFECT_COLUMNS], rows=_effect_rows(names, effects)))
     return tables[0], tables[1]

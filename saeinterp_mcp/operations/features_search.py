@@ -22,7 +22,7 @@ from saeinterp_mcp.operations.base import (
     sealed,
     table_rows,
 )
-from saeinterp_mcp.operations.slicing import nearest_tokens
+from saeinterp_mcp.operations.known_names import nearest_tokens
 from saeinterp_mcp.rules import evaluate_metric_filter, parse_metric_filter
 from saeinterp_mcp.store.base import AnyArray, Bools, Store
 from saeinterp_mcp.store.manifest import SPLITS, Split

@@ -20,7 +20,8 @@ from saeinterp_mcp.analysis.moments import (
 )
 from saeinterp_mcp.analysis.ranges import expand_ranges
 from saeinterp_mcp.errors import BadInput
-from saeinterp_mcp.rules import REGIONS, check_rule, evaluate, parse_rule
+from saeinterp_mcp.operations.known_names import checked_rule
+from saeinterp_mcp.rules import REGIONS, evaluate
 from saeinterp_mcp.store.base import Bools, Floats, Ints, Store
 from saeinterp_mcp.store.labels import labels_of_rows, reference_of, stored_counts
 from saeinterp_mcp.store.layout import REGIONS as FIRING_REGIONS
@@ -124,50 +125,6 @@ class StoreRows:
         place = np.array([REGIONS.index(name) for name in FIRING_REGIONS], np.int8)
         dense[rows] = place[region_of(values, maximum)]
         return dense
-
-    @property
-    def families(self) -> dict[str, tuple[int, ...]]:
-        """Levels by family, for the check of names."""
-        return {name: info.levels for name, info in self.store.families.items()}
-
-    @property
-    def groups(self) -> dict[str, tuple[str, ...]]:
-        """Values by group."""
-        return {name: info.values for name, info in self.store.groups.items()}
-
-    @property
-    def attributes(self) -> dict[str, dict[str, tuple[str, ...]]]:
-        """Attribute values by group and attribute."""
-        return {
-            name: {a: tuple(dict.fromkeys(column)) for a, column in info.attributes.items()}
-            for name, info in self.store.groups.items()
-        }
-
-
-class _Names:
-    """What `check_rule` asks: the same store, seen as names."""
-
-    def __init__(self, rows: StoreRows) -> None:
-        self.families, self.groups, self.attributes = rows.families, rows.groups, rows.attributes
-        self._store = rows.store
-
-    def has_token(self, token: str) -> bool:
-        return token in self._store.token_ids
-
-    def nearest_tokens(self, token: str) -> list[str]:
-        return nearest_tokens(self._store, token)
-
-
-def nearest_tokens(store: Store, token: str, n: int = 3) -> list[str]:
-    """Tokens that look like one the store does not have: same but for blanks and case, else alike."""
-    import difflib
-
-    bare = token.strip().lower()
-    same = [t for t in store.tokens if t.strip().lower() == bare and t.strip()]
-    if len(same) >= n or len(store.tokens) > 100_000:
-        return same[:n]
-    close = difflib.get_close_matches(token, store.tokens, n, cutoff=0.6)
-    return list(dict.fromkeys([*same, *close]))[:n]
 
 
 def spread_in_scope(store: Store, codes: NDArray[Any], scoping: Scoping) -> NDArray[Any]:
@@ -389,10 +346,8 @@ def make_slice(
     for text in (where, given):
         if text is None or not text.strip():
             continue
-        rule = parse_rule(text)
         rows = StoreRows(store, split, scoping, feature)
-        check_rule(rule, _Names(rows))
-        holds = evaluate(rule, rows)
+        holds = evaluate(checked_rule(text, store), rows)
         mask = holds if mask is None else mask & holds
     warnings = scoping.warnings()
     if mask is not None and not mask.any():

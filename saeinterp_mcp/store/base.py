@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from saeinterp_mcp.analysis.ranges import expand_ranges
 from saeinterp_mcp.errors import NotInStore, UnknownName, nearest
+from saeinterp_mcp.ledger import Ledger
 from saeinterp_mcp.store.layout import NO_INDEX
 from saeinterp_mcp.store.manifest import SPLITS, FamilyInfo, GroupInfo, Manifest, Split
 
@@ -169,8 +170,10 @@ class StoreWriter(ABC):
 class Store:
     """A finished store, opened read-only."""
 
-    def __init__(self, backend: Backend, name: str | None = None) -> None:
+    def __init__(self, backend: Backend, name: str | None = None, ledger: Ledger | None = None) -> None:
         self.backend = backend
+        self.ledger = ledger
+        """Where held-out tests are recorded; None where there is no place for it."""
         self.manifest = backend.manifest()
         self.name = name or self.manifest.name
 

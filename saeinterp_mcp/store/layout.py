@@ -125,12 +125,19 @@ ARRAYS = (
     ArraySpec("neighbours/decoder/scores", "f4", "F, 64", "cosine of decoder directions"),
     ArraySpec("neighbours/decoder/random", "f4", "1001", "quantiles of the score of random pairs"),
     ArraySpec("outputs/promoted/tokens", "u4", "F, 64", "output tokens raised most"),
-    ArraySpec("outputs/promoted/effects", "f4", "F, 64", "by how much, mean over outputs removed"),
+    ArraySpec(
+        "outputs/promoted/effects", "f4", "F, 64", "by how much; a softmax's mean over outputs removed"
+    ),
     ArraySpec("outputs/suppressed/tokens", "u4", "F, 64", "output tokens lowered most"),
     ArraySpec("outputs/suppressed/effects", "f4", "F, 64", "by how much"),
     ArraySpec("outputs/norm", "f4", "F", "L2 norm of the effect over output tokens"),
     ArraySpec("weights/decoder", "f4", "F, d", "decoder directions"),
-    ArraySpec("weights/unembedding", "f4", "O, d", "unembedding by output token, mean over outputs removed"),
+    ArraySpec(
+        "weights/unembedding",
+        "f4",
+        "O, d",
+        "unembedding by output token; a softmax's mean over outputs removed",
+    ),
 )
 
 

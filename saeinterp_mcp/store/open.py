@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from saeinterp_mcp.ledger import LedgerFile, ledger_beside
 from saeinterp_mcp.store.base import Store
 
 
@@ -10,8 +11,13 @@ def is_url(location: Path | str) -> bool:
     return str(location).startswith(("http://", "https://"))
 
 
-def open_store(location: Path | str, name: str | None = None) -> Store:
+def open_store(location: Path | str, name: str | None = None, labels: Path | None = None) -> Store:
     """Open a published store: a folder, or the URL of one that a web server gives out.
+
+    Args:
+        location: folder or URL.
+        name: to serve it under; its own when not given.
+        labels: the file that records held-out tests; beside the folder when not given.
 
     Raises:
         BadStore: not a store, damaged, truncated, foreign or newer.
@@ -21,10 +27,10 @@ def open_store(location: Path | str, name: str | None = None) -> Store:
     if is_url(location):
         from saeinterp_mcp.store.http_store import HttpBackend
 
-        return Store(HttpBackend(str(location)), name)
+        return Store(HttpBackend(str(location)), name, LedgerFile(labels) if labels else None)
     backend = ZarrBackend(Path(location).expanduser())
     if backend.manifest().straight is not None:
         from saeinterp_mcp.store.straight_store import StraightBackend
 
         backend = StraightBackend(backend.path)
-    return Store(backend, name)
+    return Store(backend, name, LedgerFile(labels) if labels else ledger_beside(backend.path))

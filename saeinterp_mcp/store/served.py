@@ -21,8 +21,8 @@ class ServedStores:
             raise BadInput("no store to serve; name one with --store PATH")
 
     @classmethod
-    def open(cls, locations: Sequence[str]) -> "ServedStores":
-        """Open stores given as PATH or NAME=PATH.
+    def open(cls, locations: Sequence[str], labels: Path | None = None) -> "ServedStores":
+        """Open stores given as PATH or NAME=PATH, whose held-out tests are recorded in `labels` or beside each.
 
         Raises:
             BadStore: a location holds no whole store.
@@ -32,7 +32,7 @@ class ServedStores:
         for location in locations:
             name, separator, path = location.partition("=")
             named = bool(separator) and not is_url(location) and not Path(location).exists()
-            stores.append(open_store(path if named else location, name if named else None))
+            stores.append(open_store(path if named else location, name if named else None, labels))
         return cls(stores)
 
     def pick(self, name: str | None) -> Store:

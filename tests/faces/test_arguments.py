@@ -28,12 +28,12 @@ def test_the_input_schema_is_short_and_closed() -> None:
         "additionalProperties": False,
         "required": ["feature", "names"],
         "properties": {
-            "feature": {"type": "integer", "description": "Feature index"},
+            "feature": {"type": "integer"},
             "names": {"type": "array", "items": {"type": "string"}, "minItems": 1, "description": "Names"},
             "share": {"type": "number", "exclusiveMinimum": 0, "maximum": 1},
             "which": {"enum": ["one", "two"], "default": "one"},
             "exact": {"type": "boolean", "default": False},
-            "store": {"type": "string", "description": "Which store"},
+            "store": {"type": "string"},
         },
     }
 

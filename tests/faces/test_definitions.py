@@ -6,7 +6,7 @@ import re
 import pytest
 
 from saeinterp_mcp.config import shipped_text
-from saeinterp_mcp.faces.arguments import Entry, entries
+from saeinterp_mcp.faces.arguments import COMMON, Entry, entries
 from tests.faces.snapshot import SNAPSHOT, as_json, definitions, n_tokens
 
 BUDGET = 4500
@@ -25,9 +25,13 @@ def test_definitions_change_only_on_purpose() -> None:
 
 
 @EACH
-def test_every_argument_is_described_in_a_line(entry: Entry) -> None:
-    for name, schema in entry.input_schema["properties"].items():
-        assert 0 < len(schema.get("description", "")) <= 110, f"{entry.name}: {name}"
+def test_every_argument_is_described_in_a_line_to_the_shell_and_but_for_common_ones_to_hosts(
+    entry: Entry,
+) -> None:
+    for name, argument in entry.arguments.model_fields.items():
+        assert 0 < len(argument.description or "") <= 110, f"{entry.name}: {name}"
+        schema = entry.input_schema["properties"][name]
+        assert schema.get("description") == (None if name in COMMON else argument.description)
         assert "title" not in schema
 
 

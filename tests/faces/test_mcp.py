@@ -87,7 +87,7 @@ def test_store_names_are_completed_for_the_prompt(two_stores: Caller) -> None:
 
 def test_the_instructions_say_when_to_search_where_to_start_and_what_is_data(both: ServedStores) -> None:
     text = instructions(both)
-    assert len(text) < 900
+    assert len(text) < 1400
     assert text.startswith("Search these tools when asked what a SAE feature or latent means.")
     assert "seq (4 features, kind sequence, families fam, other, groups module)" in text
     assert "Start with store_status, then feature_overview" in text

@@ -24,6 +24,8 @@ CALLS: dict[str, dict[str, Any]] = {
     "family_heatmap": {"feature": 0, "family_x": "fam", "family_y": "other", "scope": "before"},
     "group_sweep": {"feature": 0, "by": "module", "limit": 2},
     "similar_features": {"feature": 0},
+    "test_rule": {"feature": 0, "rule": "family:fam>=1 and not token:t2"},
+    "stability": {"feature": 0, "draws": 19},
 }
 """A call that `seq` can answer. An operation that is not here is only checked to be listed."""
 
@@ -36,7 +38,7 @@ def test_every_operation_is_listed_with_its_schemas_and_as_reading_only(caller: 
         hints = tool.annotations
         assert hints is not None
         assert hints.title == tool.title
-        assert (hints.read_only_hint, hints.idempotent_hint) == (True, True)
+        assert (hints.read_only_hint, hints.idempotent_hint) == (tool.name != "test_rule", True)
         assert (hints.destructive_hint, hints.open_world_hint) == (False, False)
         assert tool.input_schema["additionalProperties"] is False
         assert tool.output_schema is not None

@@ -16,7 +16,12 @@ from saeinterp_mcp.operations.feature_overview import feature_overview
 from saeinterp_mcp.operations.features_search import features_search
 from saeinterp_mcp.operations.group_sweep import group_sweep
 from saeinterp_mcp.operations.similar_features import similar_features
+from saeinterp_mcp.operations.stability import stability
 from saeinterp_mcp.operations.store_status import store_status
+from saeinterp_mcp.operations.test_rule import test_rule
+from saeinterp_mcp.operations.token_influence import token_influence
+from saeinterp_mcp.operations.token_interactions import token_interactions
+from saeinterp_mcp.rules import TokenCondition
 from saeinterp_mcp.store.manifest import SPLITS, Split
 from saeinterp_mcp.store.memory_store import World, memory_store
 from saeinterp_mcp.store.served import ServedStores
@@ -62,6 +67,24 @@ def test_every_question_is_answered_or_refused_with_a_reason(world: World, data:
         answer(feature_examples, store, feature, pick=pick, **rows)
     answer(similar_features, store, feature, **rows)
     answer(decoder_influence, store, feature)
+    for by, region in (("token", "all"), ("token", "core"), ("family", "all")):
+        influence = answer(token_influence, store, feature, by=by, region=region, min_n=min_n, **rows)
+        for row in influence["rows"] if influence else []:
+            cell = dict(zip(influence["columns"], row, strict=True))
+            assert cell["role"] is not None or cell["reason"] is not None
+    for method in ("pairs", "itemsets", "minimal_cores", "within_family"):
+        for named in ({}, {"tokens": store.tokens[:2], "families": list(store.families)}):
+            answer(token_interactions, store, feature, method=method, min_n=min_n, **named, **rows)
+    for method in ("split_half", "shuffle_null"):
+        answer(stability, store, feature, method, draws=19, **rows)
+    for tested in ("explain", "heldout"):
+        rule = data.draw(
+            st.sampled_from(["activation>0", *(TokenCondition(t).canonical() for t in store.tokens)])
+        )
+        scored = answer(test_rule, store, feature, rule, min_n=min_n, **{**rows, "split": tested})
+        if scored is not None:
+            assert scored["tp"] + scored["fp"] + scored["tn"] + scored["fn"] == scored["n"]
+            assert scored["low"] is None or scored["low"] <= scored["balanced_accuracy"] <= scored["high"]
     for group in store.groups:
         swept = answer(group_sweep, store, feature, group, min_n=min_n, limit=200, **rows)
         assert sum(row[1] for row in swept["rows"]) == firing["n"]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from saeinterp_mcp.errors import BadInput, BadStore
+from saeinterp_mcp.operations.test_rule import test_rule as ask_rule
 from saeinterp_mcp.store.base import Store
 from saeinterp_mcp.store.memory_store import World
 from saeinterp_mcp.store.open import open_store
@@ -107,3 +108,17 @@ def test_nobody_there_is_said() -> None:
 def test_an_address_with_a_query_is_refused() -> None:
     with pytest.raises(BadInput, match="is not the address of a store's folder"):
         open_store("http://127.0.0.1:9/store?x=1")
+
+
+def test_a_store_behind_an_address_records_held_out_tests_only_where_labels_says(
+    server: type[Files], tmp_path: Path
+) -> None:
+    import_world(texts(), tmp_path)
+    url = f"{server.url}/store"  # type: ignore[attr-defined]
+    with pytest.raises(
+        BadInput, match=r"has no place to record held-out tests; name a file with --labels FILE"
+    ):
+        ask_rule(open_store(url), 0, "token:def")
+    assert ask_rule(open_store(url), 0, "token:def", split="explain").n > 0
+    recording = open_store(url, labels=tmp_path / "mine.sqlite")
+    assert ask_rule(recording, 0, "token:def").n_tests_on_heldout == 1
