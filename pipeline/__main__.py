@@ -1,4 +1,4 @@
-"""The command `saeinterp-pipeline`: build, import, compact, export, verify, status."""
+"""The command `saeinterp-pipeline`: build, import, compact, export, train-sae, verify, status."""
 
 import errno
 import json
@@ -9,6 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from pipeline.training.command import train_sae
 from saeinterp_mcp.errors import BadInput, BadStore, SaeInterpError
 
 DISK_SAYS_NO = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -156,6 +157,9 @@ def export(
     written = export_store(format, store, out, options)
     counts = ", ".join(f"{n:,} {what}" for what, n in written.items())
     typer.echo(f"{out}: {counts}")
+
+
+app.command("train-sae")(train_sae)
 
 
 @app.command()

@@ -17,7 +17,11 @@ CHECKS = (
     "unembedding",
     "direct_effect",
 )
-"""Every check there is; the last one is made by `measure_outputs`, the others by `check_load`."""
+"""Every check there is; the last one is made by `measure_outputs`, the others by `check_load`. A run over sets makes
+those that have a meaning there, in `check_vectors` and `measure_read_out`."""
+
+MARGIN = 0.1
+"""By how much the explained variance must be above that of a shuffled decoder."""
 
 
 class Check(Frozen):

@@ -194,6 +194,8 @@ class Execution(Frozen):
 class RunConfig(FrozenFile):
     """A whole run, read from a YAML file."""
 
+    kind: Literal["sequence"] = "sequence"
+    """What the samples are; a run over sets is a `SetRunConfig`."""
     name: str = Field(pattern=r"^[\w.-]+$")
     """Name of the bundle and the store."""
     model: ModelConfig

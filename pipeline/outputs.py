@@ -8,7 +8,9 @@ be compared between tokens and between features at one position, and are not log
 """
 
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -80,3 +82,11 @@ def keep_elsewhere(where: Tensor, edit: Callable[[Tensor], Tensor]) -> Callable[
         return torch.where(where[..., None], edit(x).to(x.dtype), x)
 
     return edited
+
+
+def save_array(path: Path, tensor: Tensor) -> None:
+    """Write a float32 array whole."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as file:
+        np.save(file, np.ascontiguousarray(tensor.cpu().numpy().astype(np.float32)), allow_pickle=False)
+    temporary.replace(path)

@@ -10,6 +10,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveFloat, model_validator
 
+from pipeline.training.config import TrainSaeConfig
 from saeinterp_mcp.frozen import Frozen
 
 
@@ -78,6 +79,8 @@ class SaeConfig(Located):
     norm_scaling_factor: PositiveFloat | None = None
     """Factor the inputs were multiplied with in training (sqrt(d_in) / mean norm); must be given for an SAE
     saved with `normalize_activations: expected_average_only_in`, whose weights do not contain it yet."""
+    train: TrainSaeConfig | None = Field(default=None, exclude=True)
+    """How `train-sae` makes it, in `path` (docs/train-sae.md); `build` takes what is there."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

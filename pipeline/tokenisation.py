@@ -95,7 +95,11 @@ class TokenisedSamples:
         """
         average = self.tokenisation.n_tokens / self.tokenisation.n_samples
         n_drawn = min(self.tokenisation.n_samples, max(1, round(n_tokens / average)))
-        chosen = np.sort(np.random.default_rng(seed).permutation(self.tokenisation.n_samples)[:n_drawn])
+        return self.take(np.random.default_rng(seed).permutation(self.tokenisation.n_samples)[:n_drawn])
+
+    def take(self, chosen: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """Token ids of some samples, in the order of the dataset."""
+        chosen = np.sort(chosen)
         samples: list[NDArray[np.int64]] = []
         for index in range(self.n_shards):
             inside = chosen[(chosen >= self._first[index]) & (chosen < self._first[index + 1])]

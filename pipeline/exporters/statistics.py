@@ -145,7 +145,8 @@ def export_influences(store: Path, out: Path, top_k: int, progress: Progress) ->
     """`influences.parquet`: the outputs that each feature raises and lowers most, one row a feature.
 
     The influence is decoder[f] @ unembedding[:, o] less its mean over outputs, so that a shift of all outputs alike,
-    which changes no probability, is none. The seed leaves the mean in.
+    which changes no probability of a softmax, is none (outputs with a sigmoid each keep it, as in the store). The seed
+    leaves the mean in.
 
     Raises:
         NotInStore: the store has no decoder or no unembedding.

@@ -61,6 +61,8 @@ class BundleConfig(FrozenFile):
     excluded_positions: tuple[NonNegativeInt, ...] = ()
     split_seed: int = 0
     model: dict[str, Any] | None = None
+    """Provenance. `read_out: sigmoid` says that outputs are linear in the hook's vector, each with a sigmoid of its
+    own; then effects keep the mean over outputs, which a softmax (the default) would cancel."""
     sae: dict[str, Any] | None = None
     dataset: dict[str, Any] | None = None
     checks: list[dict[str, Any]] = []
@@ -110,7 +112,14 @@ class BundleConfig(FrozenFile):
             raise ValueError("unembedding and output_tokens must be given together")
         if self.unembedding is not None and self.decoder is None:
             raise ValueError("unembedding needs decoder")
+        if (read_out := (self.model or {}).get("read_out", "softmax")) not in ("softmax", "sigmoid"):
+            raise ValueError(f"model.read_out is softmax or sigmoid, not {read_out!r}")
         return self
+
+    @property
+    def independent_outputs(self) -> bool:
+        """Whether a shift of all outputs alike means something."""
+        return (self.model or {}).get("read_out") == "sigmoid"
 
 
 def read_config(bundle: Path) -> BundleConfig:

@@ -122,11 +122,23 @@ class LanguageModel(Protocol):
 
 
 def choose_device(execution: Execution) -> torch.device:
-    """The device to run on; `auto` is a GPU if there is one."""
+    """The device to run on; `auto` is a GPU if there is one.
+
+    Raises:
+        BadInput: it has no such name, or is not there.
+    """
     torch.set_num_threads(execution.threads)
-    if execution.device != "auto":
-        return torch.device(execution.device)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if execution.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(execution.device)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch asserts that it was compiled with CUDA
+        why = str(error).splitlines()[0][:120]
+        raise BadInput(
+            f"device {execution.device!r} cannot be used here ({why}); give auto, cpu, or what there is"
+        ) from error
+    return device
 
 
 def load_model(config: ModelConfig, execution: Execution) -> LanguageModel:

@@ -62,6 +62,8 @@ class SaeHeader(Frozen):
     """Features kept at a position, of the `topk` architecture."""
     rescale_by_decoder_norm: bool = False
     """Whether `topk` ranks pre-activations times decoder norms (and its activations are in those units)."""
+    max_activation: float | None = None
+    """Where activations are cut off, of `standard`; the seed's SAE does so at 6."""
     metadata: SaeMetadata
 
 
@@ -104,7 +106,7 @@ class SparseAutoencoder:
         """
         centred, pre = self._pre_activations(x)
         if self.header.architecture == "standard":
-            return pre.relu()
+            return self._cut(pre.relu())
         if self.header.architecture == "jumprelu":
             assert self.threshold is not None, "a jumprelu SAE has thresholds"
             return pre.relu().mul(pre > self.threshold)
@@ -135,7 +137,7 @@ class SparseAutoencoder:
             values = self.encode(x)
             fires = values > 0
         rows, features = fires.nonzero(as_tuple=True)
-        return rows, features, values[rows, features]
+        return rows, features, self._cut(values[rows, features])
 
     def decode(self, activations: Tensor, x: Tensor) -> Tensor:
         """The reconstruction (..., d_in) of the model's activations `x` (..., d_in) from those of the
@@ -179,6 +181,11 @@ class SparseAutoencoder:
         if self.header.normalisation == "constant_norm_rescale":
             return self._size(x) / math.sqrt(self.header.d_in)
         return torch.ones_like(x[..., :1])
+
+    def _cut(self, activations: Tensor) -> Tensor:
+        """At most `max_activation`, where there is one."""
+        limit = self.header.max_activation
+        return activations if limit is None else activations.clamp(max=limit)
 
     def _pre_activations(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The encoder's input (..., d_in), and its linear output with the bias (..., n_features)."""

@@ -31,8 +31,8 @@ from pipeline.stages.write_postings import write_postings
 from saeinterp_mcp.store.zarr_writer import ZarrWriter
 
 STORE = "store"
-BUNDLE_STAGES = ("write_bundle", "convert_source")
-"""Those that leave a bundle: of a build, and of an import of another format."""
+BUNDLE_STAGES = ("write_bundle", "write_set_bundle", "convert_source")
+"""Those that leave a bundle: of a build of either kind, and of an import of another format."""
 SUMMARISED = ("summarise_features", "sum_labels", "choose_examples", "find_neighbours")
 MODULES = (
     "pipeline.importers.bundle",

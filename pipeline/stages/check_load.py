@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.checks import Check, describe, enforce, not_run, rounded
+from pipeline.checks import MARGIN, Check, describe, enforce, not_run, rounded
 from pipeline.config import ChecksConfig, Execution
 from pipeline.fingerprint import located_files, write_whole
 from pipeline.source_config import ModelConfig, SaeConfig
@@ -17,9 +17,6 @@ from saeinterp_mcp.frozen import Frozen
 if TYPE_CHECKING:
     from pipeline.sources.model import LanguageModel
     from pipeline.sources.sae import SparseAutoencoder
-
-MARGIN = 0.1
-"""By how much the explained variance must be above that of a shuffled decoder."""
 
 
 class CheckLoadConfig(Frozen):

@@ -9,9 +9,6 @@ it ranks tokens, it is not in logits. A softcap of the logits, where a model has
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
 
 from pipeline.checks import Check, describe, enforce, rounded
 from pipeline.config import ChecksConfig, Execution, OutputsConfig
@@ -21,9 +18,6 @@ from pipeline.stage import Progress, Stage, Summary
 from pipeline.tokenisation import TokenisedSamples
 from saeinterp_mcp.fingerprint import canonical_json
 from saeinterp_mcp.frozen import Frozen
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 OUTPUT_CHECK = "direct_effect"
 
@@ -51,7 +45,7 @@ def run(
 ) -> Summary:
     """Write decoder and unembedding, then compare the direct effects with ablations."""
     from pipeline.ablation import ablate_features
-    from pipeline.outputs import folded_unembedding
+    from pipeline.outputs import folded_unembedding, save_array
     from pipeline.sources.model import load_model
     from pipeline.sources.saelens_format import load_sae
 
@@ -93,14 +87,6 @@ def judge(median: float | None, control: float | None, n_features: int, config: 
         expected=expected,
         note=f"control {control:.3g}, {n_features} features ablated; the rest goes through later layers",
     )
-
-
-def save_array(path: Path, tensor: "Tensor") -> None:
-    """Write a float32 array whole."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        np.save(file, np.ascontiguousarray(tensor.cpu().numpy().astype(np.float32)), allow_pickle=False)
-    temporary.replace(path)
 
 
 MEASURE_OUTPUTS = Stage(

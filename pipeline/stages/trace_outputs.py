@@ -20,8 +20,9 @@ def trace_outputs(
     """Write `weights/*`, `outputs/*` and the tables `outputs` and `decoder_influence`, as far as the bundle has them.
 
     The effect of feature f on output o is decoder[f] @ unembedding[:, o], less its mean over outputs: a logit shift
-    common to all outputs changes no probability. It is the change of the logit for one unit of activation, but for
-    the final norm's scale at the position.
+    common to all outputs changes no probability of a softmax. Where each output has a sigmoid of its own, it does, and
+    the mean stays. The effect is the change of the logit for one unit of activation, but for the final norm's scale at
+    the position, where there is one.
     """
     config = read_config(bundle)
     names = _output_tokens(bundle, config)
@@ -46,8 +47,9 @@ def trace_outputs(
         raise BadInput(
             f"{bundle / config.unembedding} has {unembedding.shape[1]} columns, but output_tokens holds {len(names)}"
         )
-    centred = (unembedding - unembedding.mean(1, keepdims=True, dtype=np.float64)).T.astype(np.float32)
-    writer.put("weights/unembedding", np.ascontiguousarray(centred))
+    common = 0.0 if config.independent_outputs else unembedding.mean(1, keepdims=True, dtype=np.float64)
+    by_output = (unembedding - common).T.astype(np.float32)
+    writer.put("weights/unembedding", np.ascontiguousarray(by_output))
     k = min(OUTPUTS, len(names))
     lists = {
         side: (
@@ -58,7 +60,7 @@ def trace_outputs(
     }
     norm = np.zeros(len(decoder), np.float32)
     for first in range(0, len(decoder), BLOCK):
-        effects = decoder[first : first + BLOCK].astype(np.float64) @ centred.T.astype(np.float64)
+        effects = decoder[first : first + BLOCK].astype(np.float64) @ by_output.T.astype(np.float64)
         stop = first + len(effects)
         norm[first:stop] = np.linalg.norm(effects, axis=1)
         effects = np.round(effects, 9)
