@@ -27,7 +27,7 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	touch $@
 
 test: check
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 check: $(VENV)/ready
 	$(BIN)/ruff check .

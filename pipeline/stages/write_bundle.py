@@ -72,7 +72,8 @@ def run(
     link(inputs["check_load"] / "checks.json", out / "checks.json")
     for group in config.groups:
         if group.attributes is not None:
-            link(group.attributes, out / f"{group.name}_attributes.parquet")
+            # a copy: somebody may write into their own file, and a hard link would change with it
+            copy_whole(group.attributes, out / f"{group.name}_attributes.parquet")
     bundle = describe(config, inputs, samples, [family.model_dump(mode="json") for family in families])
     text = yaml.dump(bundle, Dumper=yaml.CSafeDumper, sort_keys=False, width=110)
     write_whole(out / "bundle.yaml", text)
@@ -210,9 +211,14 @@ def link(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
     except OSError:
-        temporary = target.with_name(target.name + ".tmp")
-        shutil.copyfile(source, temporary)
-        temporary.replace(target)
+        copy_whole(source, target)
+
+
+def copy_whole(source: Path, target: Path) -> None:
+    """Copy a file under a temporary name, then rename it."""
+    temporary = target.with_name(target.name + ".tmp")
+    shutil.copyfile(source, temporary)
+    temporary.replace(target)
 
 
 WRITE_BUNDLE = Stage(

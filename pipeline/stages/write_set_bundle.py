@@ -5,7 +5,6 @@ links to those of the earlier artifacts where the file system can.
 """
 
 import json
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +24,7 @@ from pipeline.importers.token_families import Encodings, levels_by_name
 from pipeline.set_config import NULL_SAMPLE, SetDatasetConfig, SetModelConfig, SetSaeConfig
 from pipeline.stage import Progress, Stage, Summary
 from pipeline.stages.draw_samples import SAMPLES, SETS, group_columns
-from pipeline.stages.write_bundle import check_groups, link
+from pipeline.stages.write_bundle import check_groups, copy_whole, link
 from saeinterp_mcp.errors import BadInput
 from saeinterp_mcp.frozen import Frozen
 
@@ -78,7 +77,7 @@ def run(
             link(inputs["measure_read_out"] / name, out / name)
     for group in config.groups:
         if group.attributes is not None:
-            # A copy: somebody may write into their own file, and a hard link would change with it.
+            # a copy, as in write_bundle
             copy_whole(group.attributes, out / f"{group.name}_attributes.parquet")
     families, notes = find_families(config, inputs["draw_samples"])
     bundle = describe(config, inputs, families, [*notes, *sample_notes(config, inputs)])
@@ -86,13 +85,6 @@ def run(
     n_samples = pq.read_metadata(out / SAMPLES).num_rows
     progress(n_samples, n_samples)
     return Summary(n_in=n_samples, n_kept=n_samples, notes=(f"{len(families)} families of tokens", *notes))
-
-
-def copy_whole(source: Path, target: Path) -> None:
-    """Copy a file under a temporary name, then rename it."""
-    temporary = target.with_name(target.name + ".tmp")
-    shutil.copyfile(source, temporary)
-    temporary.replace(target)
 
 
 def find_families(config: WriteSetBundleConfig, drawn: Path) -> tuple[list[dict[str, Any]], list[str]]:

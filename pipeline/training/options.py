@@ -8,11 +8,13 @@ from pydantic import ValidationError
 
 from pipeline.config import RunConfig
 from pipeline.set_config import SetRunConfig, load_run
-from pipeline.training.config import TrainSaeConfig
+from pipeline.training.config import ONLY_FOR, TrainSaeConfig
 from saeinterp_mcp.errors import BadInput
 from saeinterp_mcp.frozen import Frozen, describe_validation
 
 FORMATS = {".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv"}
+CHOICE = ("architecture", "l1_coeff", "l0_coeff", "matryoshka_widths")
+"""Any of these says which architecture."""
 TEXT = ("model", "dataset")
 SETS = ("adapter", "model_checkpoint", "data_csv", "vocab_path")
 
@@ -165,8 +167,18 @@ def set_sections(sources: Sources, save_dir: Path, train: TrainSaeConfig) -> dic
 
 
 def train_section(found: Mapping[str, Any], given: Mapping[str, Any]) -> TrainSaeConfig:
-    """The settings of the config file, where the command line says nothing else."""
+    """The settings of the config file, where the command line says nothing else.
+
+    Another architecture leaves behind what the file says for its own alone.
+    """
     try:
+        line = TrainSaeConfig.model_validate({name: v for name, v in _given(given).items() if name in CHOICE})
+        if (
+            line.model_fields_set
+            and line.architecture != TrainSaeConfig.model_validate(dict(found)).architecture
+        ):
+            of_file = {name for name, of in ONLY_FOR.items() if line.architecture not in of}
+            found = {name: v for name, v in found.items() if name not in {*of_file, "architecture"}}
         return TrainSaeConfig.model_validate({**found, **_given(given)})
     except ValidationError as error:
         raise BadInput(f"how to train: {describe_validation(error)}") from error

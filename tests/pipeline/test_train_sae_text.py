@@ -282,6 +282,17 @@ def test_options_go_before_those_of_the_file(run_file: Path) -> None:
         training_run(run_file, Sources(model="gpt2"), {}, None)
 
 
+def test_another_architecture_on_the_line_leaves_behind_what_the_file_says_for_its_own() -> None:
+    from pipeline.training.options import train_section
+
+    of_file = {"architecture": "batchtopk", "k": 12, "expansion_factor": 4}
+    found = train_section(of_file, {"l1_coeff": 0.02})
+    assert (found.architecture, found.l1_coeff, found.k, found.expansion_factor) == ("standard", 0.02, None, 4)
+    assert train_section(of_file, {"architecture": "topk"}).k == 12
+    with pytest.raises(BadInput, match="k is for"):
+        train_section(of_file, {"l1_coeff": 0.02, "k": 12})
+
+
 def test_every_option_and_setting_is_documented() -> None:
     from typer.main import get_command
 
