@@ -37,6 +37,18 @@ def calls_for(feature: int, families: list[str], group: str) -> dict[str, tuple[
             {"feature": feature, "family_x": families[2], "family_y": families[1]},
         ),
         "group_sweep": ("group_sweep", {"feature": feature, "by": group}),
+        "token_influence": ("token_influence", {"feature": feature}),
+        "token_influence by family": ("token_influence", {"feature": feature, "by": "family"}),
+        "token_interactions": (
+            "token_interactions",
+            {"feature": feature, "families": families, "scope": "before", "window": 4},
+        ),
+        "test_rule (explain)": (
+            "test_rule",
+            {"feature": feature, "rule": f"family:{families[1]}>=1", "split": "explain"},
+        ),
+        "stability (split_half)": ("stability", {"feature": feature, "method": "split_half"}),
+        "stability (shuffle_null)": ("stability", {"feature": feature, "method": "shuffle_null"}),
         "decoder_influence": ("decoder_influence", {"feature": feature}),
         "feature_examples": ("feature_examples", {"feature": feature}),
         "similar_features": ("similar_features", {"feature": feature}),

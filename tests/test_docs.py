@@ -19,6 +19,7 @@ ELSEWHERE = {
     "make test": "this is it",
     'pip install "saeinterp-mcp[pipeline]"': "the distribution is not published yet",
     "saeinterp-pipeline build examples/pycode/run.yaml": "tests/test_example.py",
+    "saeinterp-pipeline build examples/loadout/run.yaml": "tests/examples/test_loadout_commands.py, in a copy",
     "make bench": "a benchmark, not a test",
 }
 
