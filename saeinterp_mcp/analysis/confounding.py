@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saeinterp_mcp.analysis.intervals import Arm, Cross, contrast, covariance, mean_interval, standard_error
-from saeinterp_mcp.analysis.moments import LabelCounts, distinct_sorted
+from saeinterp_mcp.analysis.moments import distinct_sorted
 from saeinterp_mcp.analysis.ranges import expand_ranges
+from saeinterp_mcp.analysis.two_arms import ValueCounts
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -40,43 +41,52 @@ class Strata:
     indptr: Ints
     """(U+1,) where a unit's cells begin."""
     cells: NDArray[Any]
-    """(pairs,) cells of a unit."""
+    """(pairs,) cells of a unit, perhaps finer ones."""
+    cell_of: Ints
+    """The cell 2 s + present of each of these."""
     pair_n: NDArray[Any]
     """(pairs,) its rows in them."""
     products: Any
     """(K, K) sparse: sum over units of the products of their rows."""
 
 
-def strata_of(counts: LabelCounts) -> Strata:
-    """Weights, and sums over units, of counts of cells 2 s + present over all rows of the slice."""
+def strata_of(known: ValueCounts, cell_of: Ints | None = None) -> Strata:
+    """Weights, and sums over units, from counts of cells over all rows of the slice.
+
+    Args:
+        known: of cells 2 s + present, or of finer ones.
+        cell_of: (K,) the cell 2 s + present of each finer one.
+    """
     from scipy import sparse  # half a second that a server asked its name must not spend
 
-    n = counts.n.astype(np.float64)
+    counts = known.counts
+    cell_of = np.arange(len(counts.n)) if cell_of is None else cell_of
+    n_cells = 2 * (int(cell_of.max(initial=-1)) // 2 + 1)
+    n = np.bincount(cell_of, counts.n, n_cells).astype(np.float64)
     n0, n1 = n[0::2], n[1::2]
     both = (n0 > 0) & (n1 > 0)
     of_stratum = np.where(both, n0 * n1 / np.fmax(n0 + n1, 1), 0.0)
     of_stratum /= max(of_stratum.sum(), 1e-300)
     rows = (float(n0[both].sum()), float(n1[both].sum()))
-    weight = np.zeros(len(n))
+    weight = np.zeros(n_cells)
     for side, of_side in enumerate((n0, n1)):
         weight[side::2] = rows[side] * np.divide(
             of_stratum, of_side, out=np.zeros(len(both)), where=of_side > 0
         )
-    n_pairs = int(counts.indptr[-1])
-    cells, pair_n = counts.labels[:n_pairs].astype(np.int32), counts.pair_n[:n_pairs].astype(np.int32)
-    shape = (len(counts.indptr) - 1, len(n))
-    held = sparse.csr_array((pair_n.astype(np.float64), cells, counts.indptr), shape=shape)
-    used = [np.where(np.arange(len(n)) % 2 == side, weight, 0.0) for side in (0, 1)]
+    used = [((weight > 0) & (np.arange(n_cells) % 2 == side))[cell_of] for side in (0, 1)]
+    shape = (len(cell_of), n_cells)
+    joined = sparse.csr_array((np.ones(len(cell_of)), (np.arange(len(cell_of)), cell_of)), shape=shape)
     return Strata(
-        n=counts.n,
+        n=n.astype(np.int64),
         n_strata=int(both.sum()),
         rows=rows,
         weight=weight,
-        n_units=(float(((held @ used[0]) > 0).sum()), float(((held @ used[1]) > 0).sum())),
+        n_units=(known.n_units(used[0]), known.n_units(used[1])),
         indptr=counts.indptr,
-        cells=cells,
-        pair_n=pair_n,
-        products=(held.T @ held).tocsr(),
+        cells=counts.labels,
+        cell_of=cell_of,
+        pair_n=counts.pair_n,
+        products=(joined.T @ known.products @ joined).tocsr(),
     )
 
 
@@ -137,7 +147,7 @@ def _sides(strata: Strata, unit: Ints, cell: Ints, value: Floats) -> list[_Side]
     starts = strata.indptr[units]
     lengths = strata.indptr[units + 1] - starts
     pairs = expand_ranges(starts, lengths)
-    held, held_n = strata.cells[pairs], strata.pair_n[pairs]
+    held, held_n = strata.cell_of[strata.cells[pairs]], strata.pair_n[pairs]
     begin = np.cumsum(lengths) - lengths
     n_cells = len(strata.n)
     weighted = strata.weight[cell] * value

@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict
 
 from saeinterp_mcp.analysis.confounding import Strata, StratifiedEffect, strata_of, stratified_difference
 from saeinterp_mcp.analysis.effects import Q_CUT
-from saeinterp_mcp.analysis.moments import LabelCounts, count_labels
+from saeinterp_mcp.analysis.moments import count_labels
+from saeinterp_mcp.analysis.two_arms import ValueCounts
 from saeinterp_mcp.operations.base import number, percent
 from saeinterp_mcp.operations.effects import presence_effects
 from saeinterp_mcp.operations.slicing import Scoping, Slice
@@ -43,8 +44,9 @@ class Target:
     """The rows whose effect is asked for: with any level of a family, or with one value of a group or attribute."""
 
     label_set: str
-    value: int | None = None
-    """Index of the value; None for any level of a family."""
+    """`presence.FAMILY`, `group.NAME` or `group.NAME.ATTRIBUTE`."""
+    value: int
+    """Which of its labels; 1 for any level of a family."""
 
 
 class Adjustment:
@@ -62,14 +64,17 @@ class Adjustment:
 
     def _within(self, stratifier: str) -> StratifiedEffect:
         part = self.part
+        n_values = len(part.labels(self.target.label_set).names)
         if part.mask is None:
             strata = _whole_strata(part.store, self.target, stratifier, part.split, part.scoping)
         else:
-            strata = strata_of(_count_cells(part, self.target, stratifier, np.flatnonzero(part.mask)))
+            known = _count_cells(part, self.target.label_set, stratifier, np.flatnonzero(part.mask))
+            strata = strata_of(known, _is_target(self.target, n_values, len(known.counts.n)))
         rows, values = part.firing
         unit = part.firing_units.units[part.firing_units.index]
-        cells = _cells(part, self.target, stratifier, rows)
-        return stratified_difference(strata, unit, cells, values, part.largest)
+        cells = _cells(part, self.target.label_set, stratifier, rows)
+        cell = _is_target(self.target, n_values, len(strata.cell_of))[cells]
+        return stratified_difference(strata, unit, cell, values, part.largest)
 
     def confounding(self, stratifiers: Sequence[str]) -> Confounding | None:
         """Whichever of some strata takes most of the effect away; None where nothing can be said."""
@@ -99,20 +104,38 @@ def strongest_families(part: Slice, names: Sequence[str], n: int) -> list[str]:
     return [f"family.{names[k]}" for k in order[:n] if np.isfinite(effect[k])]
 
 
-def _cells(part: Slice, target: Target, stratifier: str, rows: Ints) -> Ints:
-    label, _ = part.labels(target.label_set).labels_of(rows)
-    present = label > 0 if target.value is None else label == target.value
+def _cells(part: Slice, label_set: str, stratifier: str, rows: Ints) -> Ints:
+    """Stratum times values, plus value."""
+    labels = part.labels(label_set)
+    value, _ = labels.labels_of(rows)
     stratum, _ = part.labels(stratifier).labels_of(rows)
-    return np.asarray(2 * stratum.astype(np.int64) + present)
+    return np.asarray(stratum.astype(np.int64) * len(labels.names) + value)
 
 
-def _count_cells(part: Slice, target: Target, stratifier: str, rows: Ints) -> LabelCounts:
-    n_cells = 2 * len(part.labels(stratifier).names)
+def _is_target(target: Target, n_values: int, n_cells: int) -> Ints:
+    """(cells,) 2 x stratum + whether it is the target."""
+    stratum, value = np.divmod(np.arange(n_cells), n_values)
+    return np.asarray(2 * stratum + (value == target.value))
+
+
+def _count_cells(part: Slice, label_set: str, stratifier: str, rows: Ints) -> ValueCounts:
+    n_cells = len(part.labels(label_set).names) * len(part.labels(stratifier).names)
     unit = part.store.row_unit[rows].astype(np.int64)
-    return count_labels(unit, _cells(part, target, stratifier, rows), part.unit_rows, n_cells, "rest")
+    cells = _cells(part, label_set, stratifier, rows)
+    return ValueCounts(count_labels(unit, cells, part.unit_rows, n_cells, "rest"))
 
 
-@lru_cache(maxsize=96)
-def _whole_strata(store: Store, target: Target, stratifier: str, split: Split, scoping: Scoping) -> Strata:
+@lru_cache(maxsize=48)
+def _whole_cells(
+    store: Store, label_set: str, stratifier: str, split: Split, scoping: Scoping
+) -> ValueCounts:
     part = Slice(store, 0, split, scoping, None)
-    return strata_of(_count_cells(part, target, stratifier, np.arange(store.n_rows(split))))
+    return _count_cells(part, label_set, stratifier, np.arange(store.n_rows(split)))
+
+
+@lru_cache(maxsize=512)
+def _whole_strata(store: Store, target: Target, stratifier: str, split: Split, scoping: Scoping) -> Strata:
+    """Of a target; it shares what is long with every other value of its group."""
+    known = _whole_cells(store, target.label_set, stratifier, split, scoping)
+    n_values = len(Slice(store, 0, split, scoping, None).labels(target.label_set).names)
+    return strata_of(known, _is_target(target, n_values, len(known.counts.n)))

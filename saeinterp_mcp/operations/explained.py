@@ -1,5 +1,6 @@
 """Which attribute accounts for a group that stands out, and which member for an attribute value (the kit question)."""
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -7,11 +8,14 @@ from pydantic import BaseModel, ConfigDict
 
 from saeinterp_mcp.analysis.effects import Effects
 from saeinterp_mcp.analysis.text import visible_token
+from saeinterp_mcp.analysis.two_arms import ValueCounts, compare_values
 from saeinterp_mcp.errors import UnknownName, nearest
 from saeinterp_mcp.operations.base import Table, number, table_rows
 from saeinterp_mcp.operations.effects import effects_of
 from saeinterp_mcp.operations.slicing import Labels, Slice
 from saeinterp_mcp.store.base import Bools, Store
+from saeinterp_mcp.store.labels import stored_counts
+from saeinterp_mcp.store.manifest import Split
 
 DOMINANT_SHARE = 0.5
 """Share of core rows above which a value is dominant, whatever its effect."""
@@ -97,6 +101,26 @@ def dominant_value(effects: Effects, core: Any) -> int | None:
     return best if effects.sure_effect[best] > 0 and effects.q[best] < 0.05 else None
 
 
+class GroupArms:
+    """Some values of a group against some others, in a slice."""
+
+    def __init__(self, part: Slice, group: str, min_n: int) -> None:
+        self.part, self.min_n = part, min_n
+        labels = part.labels(f"group.{group}")
+        if part.mask is None:
+            self.known = _whole_values(part.store, group, part.split)
+        else:
+            self.known = ValueCounts(labels.counts)
+        self.value = labels.labels_of(part.firing[0])[0].astype(np.int64)
+
+    def compare(self, some: Bools, others: Bools) -> Effects:
+        """One estimate; rows with neither are left out."""
+        part = self.part
+        return compare_values(
+            self.known, part.firing_units, self.value, some, others, part.largest, self.min_n
+        )
+
+
 def explained_by(
     part: Slice, group: str, dominant: int, own: Effects, min_n: int
 ) -> tuple[ExplainedBy | None, Table]:
@@ -104,26 +128,23 @@ def explained_by(
 
     The table has every attribute that was tried; `explained_by` is the one whose peers show most.
     """
-    info = part.store.group(group)
-    codes = _codes(part, group)
-    rest = _without(part, codes == dominant)
+    info, arms = part.store.group(group), GroupArms(part, group, min_n)
+    it = np.arange(len(info.values)) == dominant
     rows: list[list[Any]] = []
     for attribute, column in info.attributes.items():
         same = np.array([value == column[dominant] for value in column])
         if same.sum() < 2:
             continue
-        labels = rest.labels(f"group.{group}.{attribute}")
-        peers, k = effects_of(labels, min_n), labels.names.index(column[dominant])
-        within = effects_of(_only(part, same[codes]).labels(f"group.{group}"), min_n)
-        accounts = peers.effect_low[k] > 0 and peers.effect[k] >= SHARE_OF_PEERS * own.effect[dominant]
+        peers, beyond = arms.compare(same & ~it, ~same), arms.compare(it, same & ~it)
+        accounts = peers.effect_low[0] > 0 and peers.effect[0] >= SHARE_OF_PEERS * own.effect[dominant]
         rows.append(
             [
                 attribute,
                 visible_token(column[dominant]),
                 int(same.sum()) - 1,
-                int(peers.n[k]),
-                *(peers.effect[k], peers.effect_low[k], peers.effect_high[k]),
-                *(within.effect[dominant], within.effect_low[dominant], within.effect_high[dominant]),
+                int(peers.n[0]),
+                *(peers.effect[0], peers.effect_low[0], peers.effect_high[0]),
+                *(beyond.effect[0], beyond.effect_low[0], beyond.effect_high[0]),
                 bool(accounts),
             ]
         )
@@ -134,8 +155,8 @@ def explained_by(
     attribute, value, _, n, *numbers, _ = max(accounting, key=lambda row: float(row[4]))
     names = ("effect_of_peers", "low", "high", "beyond_peers", "beyond_low", "beyond_high")
     found = {name: number(v) for name, v in zip(names, numbers, strict=True)}
-    dominant_name = visible_token(info.values[dominant])
-    return ExplainedBy(value=dominant_name, attribute=attribute, attribute_value=value, n=n, **found), table
+    name = visible_token(info.values[dominant])
+    return ExplainedBy(value=name, attribute=attribute, attribute_value=value, n=n, **found), table
 
 
 def carried_by(part: Slice, labels: Labels, group: str, dominant: int, min_n: int) -> CarriedBy | None:
@@ -154,30 +175,21 @@ def carried_by(part: Slice, labels: Labels, group: str, dominant: int, min_n: in
     member = int(np.argmax(sure))
     if sure[member] <= 0:
         return None
-    rest = _without(part, _codes(part, group) == member)
-    without = effects_of(rest.labels(labels.label_set), min_n)
-    effect = float(without.effect[dominant])
+    it = np.arange(len(members)) == member
+    without = GroupArms(part, group, min_n).compare(members & ~it, ~members)
+    effect = float(without.effect[0])
     if not np.isfinite(effect) or effect >= SHARE_OF_PEERS * own.effect[dominant]:
         return None
     return CarriedBy(
         value=visible_token(str(labels.names[dominant])),
         member=visible_token(info.values[member]),
         effect_without=number(effect),
-        low=number(without.effect_low[dominant]),
-        high=number(without.effect_high[dominant]),
-        n=int(without.n[dominant]),
+        low=number(without.effect_low[0]),
+        high=number(without.effect_high[0]),
+        n=int(without.n[0]),
     )
 
 
-def _codes(part: Slice, group: str) -> Any:
-    """(rows of the split,) value of each row's sample."""
-    return part.store.group_of_samples(group)[part.store.row_sample[: part.store.n_rows(part.split)]]
-
-
-def _only(part: Slice, keep: Bools) -> Slice:
-    mask = keep if part.mask is None else keep & part.mask
-    return Slice(part.store, part.feature, part.split, part.scoping, mask)
-
-
-def _without(part: Slice, leave_out: Bools) -> Slice:
-    return _only(part, ~leave_out)
+@lru_cache(maxsize=16)
+def _whole_values(store: Store, group: str, split: Split) -> ValueCounts:
+    return ValueCounts(stored_counts(store, f"group.{group}", split))

@@ -251,7 +251,7 @@ class _Adjusted:
             self.group, _ = resolve_group(part.store, group)
         crude = presence_effects(part, [family], 2)
         sure = float(crude.sure_effect[0]) != 0
-        self.adjustment = Adjustment(part, Target(f"family.{family}"), float(crude.effect[0]), sure)
+        self.adjustment = Adjustment(part, Target(f"presence.{family}", 1), float(crude.effect[0]), sure)
         others = [name for name in part.store.families if name != family]
         self.candidates = [*([self.group] if self.group else []), *strongest_families(part, others, 1)]
 

@@ -41,7 +41,7 @@ from saeinterp_mcp.operations.slicing import Labels, Scoping, Slice, make_slice
 from saeinterp_mcp.store.base import Store
 from saeinterp_mcp.store.layout import REGIONS
 
-N_FAMILIES = 4
+N_FAMILIES = 3
 """Families, of largest effect, that the dominant value is stratified by."""
 
 

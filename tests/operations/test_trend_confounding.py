@@ -17,6 +17,7 @@ from saeinterp_mcp.analysis import intervals
 from saeinterp_mcp.analysis.confounding import StratifiedEffect, strata_of, stratified_difference
 from saeinterp_mcp.analysis.moments import count_labels
 from saeinterp_mcp.analysis.trend import N_FOLDS, Trend, monotone, spearman_by_unit
+from saeinterp_mcp.analysis.two_arms import ValueCounts
 from tests.operations.brute import arms
 
 Ints = NDArray[np.int64]
@@ -48,7 +49,7 @@ def stratified_of(rows: Rows, n_strata: int, largest: float | None = None) -> St
     fires = fires[np.argsort(rows.unit[fires], kind="stable")]
     top = float(rows.value.max()) if largest is None else largest
     return stratified_difference(
-        strata_of(counts), rows.unit[fires], rows.label[fires], rows.value[fires], top
+        strata_of(ValueCounts(counts)), rows.unit[fires], rows.label[fires], rows.value[fires], top
     )
 
 
