@@ -16,7 +16,7 @@ from saeinterp_mcp.store.open import open_store
 
 README = (game.HERE / "README.md").read_text(encoding="utf-8")
 FENCED = re.findall(r"^```(\w*)\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
-BLOCKS = [block for language, block in FENCED if not language]
+BLOCKS: list[str] = [block for language, block in FENCED if not language]
 """Unnamed blocks; those with commands hold nothing else."""
 ROOT = game.HERE.parents[1]
 
