@@ -7,7 +7,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from saeinterp_mcp.analysis.effects import enough
-from saeinterp_mcp.analysis.intervals import Arm, contrast, mean_interval
+from saeinterp_mcp.analysis.intervals import Arm, contrast, mean_interval, rate_interval
 from saeinterp_mcp.errors import BadInput
 from saeinterp_mcp.operations.base import (
     Feature,
@@ -44,6 +44,8 @@ COLUMNS = [
     "interaction_low",
     "interaction_high",
     "rate_interaction",
+    "rate_interaction_low",
+    "rate_interaction_high",
 ]
 
 
@@ -147,6 +149,8 @@ def family_heatmap(
             cells.interaction_low,
             cells.interaction_high,
             cells.rate_interaction,
+            cells.rate_interaction_low,
+            cells.rate_interaction_high,
         ),
     )
     arguments: dict[str, Any] = {
@@ -206,63 +210,83 @@ def _whole_population(
 
 
 class _Cells:
-    """Estimates of all cells x * ny + y, from a sparse matrix of units by cells."""
+    """Estimates of all cells x * ny + y, from sparse matrices of units by cells."""
 
     def __init__(self, part: Slice, family_x: str, family_y: str, nx: int, ny: int, min_n: int) -> None:
-        from scipy import sparse  # half a second that a server asked its name must not spend
-
         k = nx * ny
         if part.mask is None:
             everyone = _whole_population(part.store, family_x, family_y, part.split, part.scoping, k)
         else:
             everyone = _count_cells(part, family_x, family_y, k)
         firing, values = part.firing
-        units = part.firing_units
         cell = _cells_of(part, family_x, family_y, firing)
-        strength = sparse.coo_array((values, (units.index, cell)), (len(units.units), k)).tocsr()
         self.n, self.n_units = everyone.n, everyone.n_units
         self.n_firing = np.bincount(cell, minlength=k)
         self.shown = enough(self.n, self.n_units, min_n)
-        squares = np.asarray((strength.T @ strength).todense())
-        beside = np.asarray((strength.T @ everyone.rows_of[units.units]).todense())
-        arm = Arm(
-            n=self.n.astype(np.float64),
-            n_units=self.n_units.astype(np.float64),
-            n_firing_units=np.bincount(strength.indices, minlength=k).astype(np.float64),
-            s=np.bincount(cell, values, k).astype(np.float64),
-            ss=squares.diagonal(),
-            sn=beside.diagonal(),
-            nn=everyone.products.diagonal(),
-        )
+        strength, fires = (_sums_of(part, everyone, cell, one) for one in (values, np.ones(len(values))))
         with np.errstate(invalid="ignore", divide="ignore"):
-            mean = arm.s / arm.n
-            low, high = mean_interval(arm, np.full(k, part.largest))
-            rate = self.n_firing / arm.n
-            # influence of each unit on each cell's mean, S - m n; its Gram matrix is the clustered covariance
-            scale = np.nan_to_num(1 / arm.n, posinf=0.0)
-            factor = np.sqrt(np.nan_to_num(arm.n_units / (arm.n_units - 1), posinf=0.0, neginf=0.0))
-        m = np.nan_to_num(mean)
-        gram = squares - beside * m - (beside * m).T + everyone.products * np.outer(m, m)
-        covariance = gram * np.outer(scale * factor, scale * factor)
-        self.rate = np.where(self.shown, rate, np.nan)
-        self.mean = np.where(self.shown, mean, np.nan)
-        self.low, self.high = np.where(self.shown, low, np.nan), np.where(self.shown, high, np.nan)
-        self.interaction, self.rate_interaction, self.interaction_low, self.interaction_high = (
-            np.full(k, np.nan) for _ in range(4)
-        )
-        weights = np.array([1.0, -1.0, -1.0, 1.0])
+            low, high = mean_interval(strength.arm, np.full(k, part.largest))
+            rate_low, rate_high = rate_interval(fires.arm)
+        self.mean, self.rate = (np.where(self.shown, sums.mean, np.nan) for sums in (strength, fires))
+        self.low, self.high = (np.where(self.shown, limit, np.nan) for limit in (low, high))
         inner = np.array([i * ny + j for i in range(1, nx) for j in range(1, ny)], np.int64)
-        if not len(inner):
-            return
         four = np.stack([inner, inner // ny * ny, inner % ny, np.zeros_like(inner)], 1)
         four = four[self.shown[four].all(1)]
-        self.interaction[four[:, 0]] = self.mean[four] @ weights
-        self.rate_interaction[four[:, 0]] = self.rate[four] @ weights
-        if len(four):
-            block = covariance[four[:, :, None], four[:, None, :]]
-            with np.errstate(invalid="ignore", divide="ignore"):
-                i_low, i_high = contrast(self.mean[four], self.low[four], self.high[four], block, weights)
-            self.interaction_low[four[:, 0]], self.interaction_high[four[:, 0]] = i_low, i_high
+        self.interaction, self.interaction_low, self.interaction_high = _interaction(
+            strength, four, self.low, self.high
+        )
+        found = _interaction(fires, four, rate_low, rate_high)
+        self.rate_interaction, self.rate_interaction_low, self.rate_interaction_high = found
+
+
+class _CellSums(NamedTuple):
+    """Each cell as an arm, its mean, and the clustered covariance of all means: of one quantity."""
+
+    arm: Arm
+    mean: Floats
+    covariance: Floats
+
+
+def _sums_of(part: Slice, everyone: _Population, cell: Ints, values: Floats) -> _CellSums:
+    """Sums over units of the activation, or of 1 where it fires.
+
+    The influence of a unit on a cell's mean is S - m n; their Gram matrix is the clustered covariance.
+    """
+    from scipy import sparse  # half a second that a server asked its name must not spend
+
+    units, k = part.firing_units, len(everyone.n)
+    sums = sparse.coo_array((values, (units.index, cell)), (len(units.units), k)).tocsr()
+    squares = np.asarray((sums.T @ sums).todense())
+    beside = np.asarray((sums.T @ everyone.rows_of[units.units]).todense())
+    arm = Arm(
+        n=everyone.n.astype(np.float64),
+        n_units=everyone.n_units.astype(np.float64),
+        n_firing_units=np.bincount(sums.indices, minlength=k).astype(np.float64),
+        s=np.bincount(cell, values, k).astype(np.float64),
+        ss=squares.diagonal(),
+        sn=beside.diagonal(),
+        nn=everyone.products.diagonal(),
+    )
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = arm.s / arm.n
+        scale = np.nan_to_num(1 / arm.n, posinf=0.0)
+        factor = np.sqrt(np.nan_to_num(arm.n_units / (arm.n_units - 1), posinf=0.0, neginf=0.0))
+    m = np.nan_to_num(mean)
+    gram = squares - beside * m - (beside * m).T + everyone.products * np.outer(m, m)
+    return _CellSums(arm, mean, gram * np.outer(scale * factor, scale * factor))
+
+
+def _interaction(sums: _CellSums, four: Ints, low: Floats, high: Floats) -> tuple[Floats, Floats, Floats]:
+    """m(x,y) - m(x,0) - m(0,y) + m(0,0) with its interval, (cells,) each; NaN where a corner has too few rows."""
+    weights = np.array([1.0, -1.0, -1.0, 1.0])
+    found = np.full((3, len(sums.mean)), np.nan)
+    if len(four):
+        found[0, four[:, 0]] = sums.mean[four] @ weights
+        block = sums.covariance[four[:, :, None], four[:, None, :]]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            limits = contrast(sums.mean[four], low[four], high[four], block, weights)
+        found[1, four[:, 0]], found[2, four[:, 0]] = limits
+    return found[0], found[1], found[2]
 
 
 def draw_heatmap(result: FamilyHeatmap) -> bytes:

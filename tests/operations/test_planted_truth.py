@@ -10,6 +10,7 @@ from saeinterp_mcp.operations.family_heatmap import family_heatmap
 from saeinterp_mcp.operations.family_sweep import family_sweep
 from saeinterp_mcp.operations.feature_overview import feature_overview
 from saeinterp_mcp.operations.group_sweep import group_sweep
+from saeinterp_mcp.operations.token_interactions import token_interactions
 from saeinterp_mcp.store.base import Store
 from saeinterp_mcp.store.manifest import FamilyInfo
 from saeinterp_mcp.store.memory_store import World, WorldSample
@@ -167,6 +168,21 @@ def test_given_holds_a_condition_in_every_sweep(store: Store) -> None:
         family_heatmap(store, DIRECT, "quiet", "skill", given="weapon=a").rows
         == family_heatmap(store, DIRECT, "quiet", "skill", where="weapon=a").rows
     )
+
+
+def test_a_heatmap_and_a_pair_say_the_same_of_two_families(store: Store) -> None:
+    for feature in (SUPPRESSOR, HABIT_DRIVEN):
+        cell = next(
+            dict(zip(h.columns, r, strict=True))
+            for h in [family_heatmap(store, feature, "habit", "skill")]
+            for r in h.rows
+            if r[:2] == [1, 1]
+        )
+        pairs = token_interactions(store, feature, families=["habit", "skill"])
+        pair = dict(zip(pairs.columns, pairs.rows[0], strict=True))
+        for name in ("interaction", "rate_interaction"):
+            for end in ("", "_low", "_high"):
+                assert cell[name + end] == pytest.approx(pair[name + end]), name + end
 
 
 def test_a_weapon_alone_is_not_explained_by_its_kit(store: Store) -> None:
