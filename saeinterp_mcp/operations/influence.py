@@ -10,7 +10,8 @@ import numpy as np
 from saeinterp_mcp.analysis.effects import Q_CUT, Effects, cut, enough, p_values
 from saeinterp_mcp.analysis.firing import region_of
 from saeinterp_mcp.analysis.intervals import benjamini_hochberg
-from saeinterp_mcp.analysis.moments import Moments
+from saeinterp_mcp.analysis.label_sums import firing_units, label_sums
+from saeinterp_mcp.analysis.moments import Moments, count_labels, moments_of
 from saeinterp_mcp.analysis.roles import (
     TAIL_MARKER_COVERAGE,
     Difference,
@@ -72,13 +73,6 @@ def rows_of_region(part: Slice, region: str) -> Ints | None:
     return np.asarray(rows[region_of(values, maximum) == REGIONS.index(region)])
 
 
-def _only_firing(part: Slice) -> Slice:
-    """The firing rows of a slice as a slice."""
-    fires = np.zeros(part.store.n_rows(part.split), bool)
-    fires[part.firing[0]] = True
-    return Slice(part.store, part.feature, part.split, part.scoping, fires)
-
-
 def _moments(part: Slice, by: By) -> tuple[Moments, Moments]:
     return (
         part.labels("tokens").moments()
@@ -87,13 +81,30 @@ def _moments(part: Slice, by: By) -> tuple[Moments, Moments]:
     )
 
 
-def _carried(part: Slice, rows: Ints, by: By) -> RegionRows:
-    """Rows with the tokens, or families, they carry."""
+def _moments_when_firing(part: Slice, by: By) -> tuple[Moments, Moments]:
+    """The same among firing rows alone, where everything fires; what it costs does not depend on the silent ones."""
+    rows, values = part.firing
+    unit = part.firing_units.index
+    n_rows = np.bincount(unit)
+    entry, label = _carried_by_rows(part, rows, by)
+    k = len(part.store.tokens) if by == "token" else len(part.store.families)
+    counts = count_labels(unit[entry], label, n_rows, k, "rest")
+    firing = firing_units(unit, values, n_rows)
+    first = np.searchsorted(entry, np.arange(len(rows) + 1))
+    return moments_of(counts, label_sums(counts, firing, label, first), firing.totals)
+
+
+def _carried_by_rows(part: Slice, rows: Ints, by: By) -> tuple[Ints, Ints]:
+    """(index into `rows`, token or family) of what rows carry, row by row."""
     if by == "token":
-        entry, label = part.labels("tokens").of_rows(rows)
-    else:
-        codes = [part.labels(f"family.{name}").labels_of(rows)[0] > 0 for name in part.store.families]
-        label, entry = np.nonzero(np.stack(codes)) if codes else (np.zeros(0, np.int64),) * 2
+        return part.labels("tokens").of_rows(rows)
+    codes = [part.labels(f"family.{name}").labels_of(rows)[0] > 0 for name in part.store.families]
+    entry, label = np.nonzero(np.stack(codes, 1))
+    return entry, label
+
+
+def _carried(part: Slice, rows: Ints, by: By) -> RegionRows:
+    entry, label = _carried_by_rows(part, rows, by)
     return RegionRows(part.store.row_unit[rows].astype(np.int64), entry, label)
 
 
@@ -197,7 +208,7 @@ def influence_of(part: Slice, by: By, region: Region, min_n: int) -> Influence:
     when_firing: Difference | None = None
     if region == "all":
         effect = mean_difference(strength, part.largest)
-        where_it_fires = [cut(moments, pick) for moments in _moments(_only_firing(part), by)]
+        where_it_fires = [cut(moments, pick) for moments in _moments_when_firing(part, by)]
         when_firing = mean_difference(where_it_fires[0], part.largest)
         p += [p_values(strength, firing), p_when_firing(*where_it_fires)]
     q = among(benjamini_hochberg(surest(p)), pick, k)
