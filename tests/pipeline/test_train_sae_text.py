@@ -287,7 +287,12 @@ def test_another_architecture_on_the_line_leaves_behind_what_the_file_says_for_i
 
     of_file = {"architecture": "batchtopk", "k": 12, "expansion_factor": 4}
     found = train_section(of_file, {"l1_coeff": 0.02})
-    assert (found.architecture, found.l1_coeff, found.k, found.expansion_factor) == ("standard", 0.02, None, 4)
+    assert (found.architecture, found.l1_coeff, found.k, found.expansion_factor) == (
+        "standard",
+        0.02,
+        None,
+        4,
+    )
     assert train_section(of_file, {"architecture": "topk"}).k == 12
     with pytest.raises(BadInput, match="k is for"):
         train_section(of_file, {"l1_coeff": 0.02, "k": 12})
