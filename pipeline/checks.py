@@ -1,6 +1,7 @@
 """One load check: what was measured, what was expected, and whether it holds."""
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from saeinterp_mcp.errors import BadInput
 from saeinterp_mcp.frozen import Frozen
@@ -45,6 +46,90 @@ def rounded(value: float) -> float:
 def not_run(name: str, expected: str, why: str) -> Check:
     """A check that needs what an earlier one found missing."""
     return Check(name=name, passed=False, value=None, expected=expected, note=f"not run: {why}")
+
+
+class Measured(Protocol):
+    """`evaluation.Reconstruction`, without the torch behind it."""
+
+    @property
+    def n_positions(self) -> int: ...  # noqa: D102
+    @property
+    def l0(self) -> float: ...  # noqa: D102
+    @property
+    def dead_fraction(self) -> float: ...  # noqa: D102
+    @property
+    def explained_variance(self) -> float: ...  # noqa: D102
+    @property
+    def shuffled_explained_variance(self) -> float: ...  # noqa: D102
+
+
+class ReconstructionLimits(Protocol):
+    """What a run of either kind asks of a reconstruction."""
+
+    @property
+    def expected_l0(self) -> float | None: ...  # noqa: D102
+    @property
+    def l0_tolerance(self) -> float: ...  # noqa: D102
+    @property
+    def min_explained_variance(self) -> float: ...  # noqa: D102
+    @property
+    def max_dead_fraction(self) -> float: ...  # noqa: D102
+
+
+def reconstruction_checks(
+    found: Measured | None,
+    limits: ReconstructionLimits,
+    stated_l0: float | None,
+    n_features: int,
+    row: str,
+    why_not: str,
+) -> tuple[Check, Check, Check]:
+    """L0, explained variance and dead features.
+
+    Args:
+        found: what was measured; None where it could not be, because of `why_not`.
+        limits: of the config; its `expected_l0` goes before what the SAE states.
+        stated_l0: what the SAE's files say.
+        n_features: of the SAE.
+        row: what a vector belongs to, `position` or `sample`.
+        why_not: an earlier failure.
+    """
+    stated = limits.expected_l0 if limits.expected_l0 is not None else stated_l0
+    low, high = (0.0, float(n_features))
+    if stated is not None:
+        low, high = stated * (1 - limits.l0_tolerance), stated * (1 + limits.l0_tolerance)
+    where = "on a sample" if row == "sample" else f"at a {row}"
+    l0 = f"{low:.4g} to {high:.4g} features firing {where}"
+    explained = f"at least {limits.min_explained_variance:.4g}, and {MARGIN} above that of a shuffled decoder"
+    dead = f"at most {limits.max_dead_fraction:.4g} of the features never firing on the {row}s drawn"
+    if found is None:
+        expectations = {"l0": l0, "explained_variance": explained, "dead_fraction": dead}
+        first, second, third = (not_run(name, text, why_not) for name, text in expectations.items())
+        return first, second, third
+    variance, shuffled = found.explained_variance, found.shuffled_explained_variance
+    return (
+        Check(
+            name="l0",
+            passed=low <= found.l0 <= high,
+            value=rounded(found.l0),
+            expected=l0,
+            note="" if stated is not None else "the SAE states neither l0 nor k",
+        ),
+        Check(
+            name="explained_variance",
+            passed=variance >= limits.min_explained_variance and variance > shuffled + MARGIN,
+            value=rounded(variance),
+            expected=explained,
+            note=f"shuffled decoder {shuffled:.4g}",
+        ),
+        Check(
+            name="dead_fraction",
+            passed=found.dead_fraction <= limits.max_dead_fraction,
+            value=rounded(found.dead_fraction),
+            expected=dead,
+            note=f"on {found.n_positions:,} {row}s",
+        ),
+    )
 
 
 def enforce(checks: Sequence[Check], allow: Sequence[str]) -> list[Check]:

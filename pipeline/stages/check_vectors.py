@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.checks import MARGIN, Check, describe, enforce, not_run, rounded
+from pipeline.checks import Check, describe, enforce, reconstruction_checks, rounded
 from pipeline.config import Execution
 from pipeline.fingerprint import located_files, write_whole
 from pipeline.set_config import SetChecksConfig, SetModelConfig, SetSaeConfig
@@ -161,42 +161,11 @@ def measured_checks(
     """What encoding the drawn samples shows."""
     from pipeline.evaluation import reconstruction
 
-    stated = config.expected_l0 if config.expected_l0 is not None else sae.header.metadata.expected_l0
-    low, high = (0.0, float(sae.n_features))
-    if stated is not None:
-        low, high = stated * (1 - config.l0_tolerance), stated * (1 + config.l0_tolerance)
-    expectations = {
-        "l0": f"{low:.4g} to {high:.4g} features firing on a sample",
-        "explained_variance": (
-            f"at least {config.min_explained_variance:.4g}, and {MARGIN} above that of a shuffled decoder"
-        ),
-        "dead_fraction": f"at most {config.max_dead_fraction:.4g} of the features never firing on the draw",
-    }
-    if not can_run:
-        return [not_run(name, expected, "shapes do not agree") for name, expected in expectations.items()]
-    found = reconstruction(sae, drawn.vectors, config.seed)
-    variance, shuffled = found.explained_variance, found.shuffled_explained_variance
-    results = {
-        "l0": (
-            low <= found.l0 <= high,
-            found.l0,
-            "" if stated is not None else "the SAE states neither l0 nor k",
-        ),
-        "explained_variance": (
-            variance >= config.min_explained_variance and variance > shuffled + MARGIN,
-            variance,
-            f"shuffled decoder {shuffled:.4g}",
-        ),
-        "dead_fraction": (
-            found.dead_fraction <= config.max_dead_fraction,
-            found.dead_fraction,
-            f"on {found.n_positions:,} samples",
-        ),
-    }
-    checks = [
-        Check(name=name, passed=passed, value=rounded(value), expected=expectations[name], note=note)
-        for name, (passed, value, note) in results.items()
-    ]
+    found = reconstruction(sae, drawn.vectors, config.seed) if can_run else None
+    stated = sae.header.metadata.expected_l0
+    checks = [*reconstruction_checks(found, config, stated, sae.n_features, "sample", "shapes do not agree")]
+    if found is None:
+        return checks
     if read_out is not None:
         checks.append(loss_check(sae, read_out, drawn, config))
     return checks

@@ -83,6 +83,18 @@ def test_a_rule_without_mistakes_has_no_interval_of_width_zero() -> None:
         assert 0.9 < found.low < 0.99
 
 
+def test_auroc_is_the_share_of_pairs_of_rows_with_ties_counted_half() -> None:
+    rng = np.random.default_rng(7)
+    activation = rng.integers(0, 4, 300).astype(
+        np.float64
+    )  # few values, so that firing rows tie as well as silent ones
+    holds = rng.random(300) < 0.2 + 0.1 * activation
+    tested = PredictedRows.of(np.repeat(np.arange(100), 3), activation > 0)
+    pairs = activation[holds][:, None] - activation[~holds]
+    expected = (pairs > 0).mean() + (pairs == 0).mean() / 2
+    assert auroc(tested, holds, activation).value == pytest.approx(expected)
+
+
 def test_ties_of_the_best_token_go_to_the_one_that_fires_more() -> None:
     n_firing, n = np.array([0.0, 5.0, 10.0, 10.0]), np.array([0.0, 5.0, 20.0, 20.0])
     # token 1: 5/20 and all 20 silent right; tokens 2, 3: 10/20 and half of them
