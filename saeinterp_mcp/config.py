@@ -9,6 +9,8 @@ from saeinterp_mcp.frozen import Frozen
 STORE_VARIABLE = "SAEINTERP_STORE"
 DEMO_VARIABLE = "SAEINTERP_DEMO_STORE"
 LABELS_VARIABLE = "SAEINTERP_LABELS"
+AUTHOR_VARIABLE = "SAEINTERP_AUTHOR"
+EMBEDDER_VARIABLE = "SAEINTERP_EMBEDDER"
 ACTIVATION_VARIABLES = {
     "data_dir": "ACTIVATION_DATA_DIR",
     "transposed_dir": "ACTIVATION_TRANSPOSED_DIR",
@@ -30,15 +32,28 @@ class Settings(Frozen):
     """Folder of the shipped example store, as `make demo` leaves it."""
 
     labels: Path | None = None
-    """File that records held-out tests, of whichever store; beside each store when not given."""
+    """File with the labels of whichever store; beside each store when not given."""
+
+    embedder: str | None = None
+    """Sentence-transformers model that compares texts: a folder, or a name in this machine's cache."""
+
+    author: str | None = None
+    """Who labels and notes are by, where the call does not say."""
 
     @classmethod
     def from_environment(cls) -> "Settings":
-        """Read SAEINTERP_STORE (several are joined as in PATH), SAEINTERP_DEMO_STORE and SAEINTERP_LABELS."""
+        """Read SAEINTERP_STORE (several are joined as in PATH) and SAEINTERP_DEMO_STORE, _LABELS, _EMBEDDER, _AUTHOR."""
         locations = os.environ.get(STORE_VARIABLE, "").split(os.pathsep)
         named = {"demo_store": os.environ.get(DEMO_VARIABLE), "labels": os.environ.get(LABELS_VARIABLE)}
         places = {name: Path(place) for name, place in named.items() if place}
-        return cls.model_validate({"stores": tuple(location for location in locations if location), **places})
+        return cls.model_validate(
+            {
+                "stores": tuple(location for location in locations if location),
+                "author": os.environ.get(AUTHOR_VARIABLE) or None,
+                "embedder": os.environ.get(EMBEDDER_VARIABLE) or None,
+                **places,
+            }
+        )
 
 
 def activation_folders() -> dict[str, Path]:
@@ -48,12 +63,14 @@ def activation_folders() -> dict[str, Path]:
 
 
 def shipped_text(folder: str, name: str) -> str:
-    """A text that is shipped with the code: from the wheel's data, or the repository it is installed from."""
-    candidates = [_PACKAGE / "data" / folder / name, _PACKAGE.parent / folder / name]
-    for path in candidates:
-        if path.is_file():
-            return path.read_text(encoding="utf-8")
-    raise AssertionError(f"{folder}/{name} is shipped with the code; looked in {candidates}")
+    """A text that is shipped with the code."""
+    return (shipped_folder(folder) / name).read_text(encoding="utf-8")
+
+
+def shipped_folder(folder: str) -> Path:
+    """`prompts`, `skills` or `labels`: in the wheel's data, or in the repository it is installed from."""
+    packed = _PACKAGE / "data" / folder
+    return packed if packed.is_dir() else _PACKAGE.parent / folder
 
 
 def shipped_bundle() -> Path:

@@ -20,6 +20,10 @@ class NotInStore(SaeInterpError):
     """The store is fine, but holds no data for this question (no decoder, a sampled store)."""
 
 
+class Unavailable(SaeInterpError):
+    """Something beside the store that the question needs is not installed, was too slow, or failed."""
+
+
 class BadStore(SaeInterpError):
     """Damaged, truncated, foreign or newer data on disk.
 

@@ -18,10 +18,25 @@ ALLOWED = {
     "saeinterp_mcp.fingerprint": (),
     "saeinterp_mcp.frozen": ("saeinterp_mcp.errors",),
     "saeinterp_mcp.config": ("saeinterp_mcp.errors", "saeinterp_mcp.frozen"),
+    # what is asked of other processes and services; the worker is started, never imported
+    "saeinterp_mcp.clients": ("saeinterp_mcp.config", "saeinterp_mcp.errors"),
     # arithmetic on arrays; of the store it knows the names and sizes of the layout
     "saeinterp_mcp.analysis": ("saeinterp_mcp.store.layout",),
-    # the record of held-out tests
-    "saeinterp_mcp.ledger": ("saeinterp_mcp.errors", "saeinterp_mcp.frozen"),
+    # labels, notes, queue, held-out tests and evidence, in one file beside a store
+    "saeinterp_mcp.labels": (
+        "saeinterp_mcp.analysis.text",
+        "saeinterp_mcp.errors",
+        "saeinterp_mcp.fingerprint",
+        "saeinterp_mcp.frozen",
+    ),
+    "saeinterp_mcp.labels.similarity": (
+        "saeinterp_mcp.analysis.ranges",
+        "saeinterp_mcp.analysis.sampling",
+        "saeinterp_mcp.clients",
+        "saeinterp_mcp.errors",
+        "saeinterp_mcp.frozen",
+        "saeinterp_mcp.labels.database",
+    ),
     "saeinterp_mcp.rules": ("saeinterp_mcp.errors",),
     # memory_store works everything out by the definitions, so it reads the analysis of splits, draws and examples
     "saeinterp_mcp.store": (
@@ -35,7 +50,7 @@ ALLOWED = {
         "saeinterp_mcp.errors",
         "saeinterp_mcp.fingerprint",
         "saeinterp_mcp.frozen",
-        "saeinterp_mcp.ledger",
+        "saeinterp_mcp.labels.database",
     ),
     # a store without activations of its own: they are loaded and summarised when asked for
     "saeinterp_mcp.store.straight_store": (
@@ -52,7 +67,7 @@ ALLOWED = {
         "saeinterp_mcp.errors",
         "saeinterp_mcp.fingerprint",
         "saeinterp_mcp.frozen",
-        "saeinterp_mcp.ledger",
+        "saeinterp_mcp.labels",
         "saeinterp_mcp.rules",
         "saeinterp_mcp.store",
     ),
@@ -62,6 +77,7 @@ ALLOWED = {
         "saeinterp_mcp.errors",
         "saeinterp_mcp.fingerprint",
         "saeinterp_mcp.frozen",
+        "saeinterp_mcp.labels",
         "saeinterp_mcp.operations",
         "saeinterp_mcp.store",
     ),
@@ -91,6 +107,8 @@ ALLOWED = {
     "pipeline.parallel": (),
     "pipeline.progress": ("pipeline.stage",),
     "pipeline.artifact": ("pipeline.fingerprint", "pipeline.stage"),
+    # the child process of a server
+    "pipeline.worker": ("pipeline.sources.text_embedding",),
     # other people's formats; nothing of stages
     "pipeline.sources": (
         "pipeline.config",
@@ -252,6 +270,7 @@ ALLOWED = {
 
 FROM_THE_SERVER = (
     "saeinterp_mcp.analysis",
+    "saeinterp_mcp.clients",
     "saeinterp_mcp.errors",
     "saeinterp_mcp.fingerprint",
     "saeinterp_mcp.frozen",
@@ -273,6 +292,8 @@ ONLY_IN = {
     "lark": ("saeinterp_mcp.rules",),
     "datasets": ("pipeline.sources",),
     "sae_lens": ("pipeline.sources", "pipeline.training.saelens"),
+    "sentence_transformers": ("pipeline.sources",),
+    "huggingface_hub": ("pipeline.sources",),
     "safetensors": ("pipeline.sources", "pipeline.training.checkpoint"),
     "transformer_lens": ("pipeline.sources",),
     "transformers": ("pipeline.sources",),

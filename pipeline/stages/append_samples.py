@@ -237,6 +237,7 @@ def _draft(store: Store, directory: Directory, table: SampleTable, n_new: int, c
             ],
             "dropped": dropped,
             "generation": old.generation + 1,
+            "lineage": old.lineage or old.fingerprint(),
             "segments": (Segment(n_samples=n_samples),) if compacts else (*old.segments, later),
             "files": {},
             "provenance": {},

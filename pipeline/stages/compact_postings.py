@@ -49,6 +49,7 @@ def compact_postings(
     draft = manifest.model_copy(
         update={
             "generation": manifest.generation + 1,
+            "lineage": manifest.lineage or manifest.fingerprint(),
             "segments": (Segment(n_samples=manifest.n_samples),),
             "files": {},
             "provenance": {},

@@ -1,12 +1,22 @@
-"""A checked call answered, the same for every face: the store picked, the size of the answer capped."""
+"""A checked call answered, the same for every face: the store picked, the answer recorded, its size capped."""
 
 import json
+import logging
 from collections.abc import Mapping
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from saeinterp_mcp.errors import BadInput
 from saeinterp_mcp.faces.arguments import Entry
+from saeinterp_mcp.fingerprint import fingerprint
+from saeinterp_mcp.labels.evidence import record_answer
+from saeinterp_mcp.labels.records import RecordedAnswer
 from saeinterp_mcp.operations.base import MAX_CHARACTERS, Result
 from saeinterp_mcp.store.served import ServedStores
+
+LISTS = ("labels", "entries")
+"""Fields of answers that are lists of records and come in pages."""
 
 
 class Answer(NamedTuple):
@@ -16,48 +26,95 @@ class Answer(NamedTuple):
     picture: bytes | None = None
 
 
-def answer(entry: Entry, stores: ServedStores, given: Mapping[str, Any]) -> Answer:
-    """Check the arguments, ask the operation, and cut what is too long.
+def answer(
+    entry: Entry,
+    stores: ServedStores,
+    given: Mapping[str, Any],
+    who: Mapping[str, str | None] = MappingProxyType({}),
+) -> Answer:
+    """Check the arguments, ask the operation, record the answer, and cut what is too long.
+
+    Args:
+        entry: what is asked.
+        stores: of whom.
+        given: the arguments.
+        who: `author` and `author_kind` of what is written, where the call does not say.
 
     Raises:
         SaeInterpError: the caller's mistake, or a damaged store.
     """
     arguments = {**entry.check(given), **entry.fixed}
-    result = _ask(entry, stores, arguments)
-    body = _within_cap(entry, stores, arguments, result)
+    if entry.operation.writes:
+        unsaid = {name: value for name, value in who.items() if arguments.get(name, value) is None}
+        arguments |= {name: value for name, value in unsaid.items() if name in arguments}
+    result, body = _within_cap(entry, stores, arguments)
     draw = entry.operation.picture
     return Answer(body, draw(result) if draw and arguments.get("image") else None)
 
 
 def _ask(entry: Entry, stores: ServedStores, arguments: dict[str, Any]) -> Result:
-    if entry.takes_all_stores:
-        return entry.operation.function(stores, **arguments)
     rest = {name: value for name, value in arguments.items() if name != "store"}
+    if entry.takes_all_stores:
+        return entry.operation.function(stores, **rest, store=arguments["store"])
     return entry.operation.function(stores.pick(arguments["store"]), **rest)
 
 
+def _record(entry: Entry, stores: ServedStores, arguments: dict[str, Any], result: Result) -> None:
+    """Keep what was asked and answered, so that it can be cited and asked again."""
+    if not entry.operation.is_evidence or not result.evidence:
+        return
+    several = entry.takes_all_stores and arguments["store"] is None
+    about = list(stores.by_name.values()) if several else [stores.pick(arguments["store"])]
+    left_out = ("image",) if entry.takes_all_stores else ("image", "store")
+    recorded = RecordedAnswer(
+        evidence=result.evidence,
+        store=",".join(store.lineage for store in about),
+        fingerprint=",".join(store.fingerprint for store in about),
+        operation=entry.operation.name,
+        arguments={name: value for name, value in arguments.items() if name not in left_out},
+        digest=fingerprint(result.bare),
+        result=result.bare,
+    )
+    for database in {store.labels.name: store.labels for store in about if store.labels}.values():
+        try:
+            record_answer(database, recorded)
+        except BadInput as error:
+            _say_once(str(error))
+
+
+@lru_cache(maxsize=8)
+def _say_once(error: str) -> None:
+    logging.getLogger(__name__).warning("answers are not recorded, so labels cannot cite them: %s", error)
+
+
 def _within_cap(
-    entry: Entry, stores: ServedStores, arguments: dict[str, Any], result: Result
-) -> dict[str, Any]:
-    """The answer, in at most MAX_CHARACTERS of JSON.
+    entry: Entry, stores: ServedStores, arguments: dict[str, Any]
+) -> tuple[Result, dict[str, Any]]:
+    """The answer, and its body in at most MAX_CHARACTERS of JSON.
 
     A question with `limit` and `cursor` is asked again with a smaller limit, so that the cursor goes on at the first
     row left out. Otherwise rows are dropped from the end of the main table (then of named tables). The evidence stays
     that of the operation's own result, which the same call gives again.
     """
+    result = _ask(entry, stores, arguments)
     body = result.model_dump(mode="json")
-    n_rows = len(body.get("rows", []))
+    listed = next((name for name in LISTS if name in body), "rows")
+    n_rows = len(body.get(listed, []))
     pages = {"limit", "cursor"} <= arguments.keys()
-    while pages and (size := _size(body)) > MAX_CHARACTERS and len(body.get("rows", [])) > 1:
-        limit = min(len(body["rows"]) - 1, max(1, int(0.95 * len(body["rows"]) * MAX_CHARACTERS / size)))
-        body = _ask(entry, stores, {**arguments, "limit": limit}).model_dump(mode="json")
-    if pages and (shown := len(body.get("rows", []))) < n_rows:
+    while pages and (size := _size(body)) > MAX_CHARACTERS and len(body.get(listed, [])) > 1:
+        n = len(body[listed])
+        arguments = {**arguments, "limit": min(n - 1, max(1, int(0.95 * n * MAX_CHARACTERS / size)))}
+        result = _ask(entry, stores, arguments)
+        body = result.model_dump(mode="json")
+    _record(entry, stores, arguments, result)
+    if pages and (shown := len(body.get(listed, []))) < n_rows:
         body["warnings"].append(
-            f"cut to {shown} of {n_rows} rows to keep the answer short; next_cursor continues"
+            f"cut to {shown} of {n_rows} {'rows' if listed == 'rows' else 'entries'} to keep the answer short; "
+            "next_cursor continues"
         )
     if _size(body) > MAX_CHARACTERS:
         _drop_rows(body)
-    return body
+    return result, body
 
 
 def _drop_rows(body: dict[str, Any]) -> None:
@@ -70,7 +127,8 @@ def _drop_rows(body: dict[str, Any]) -> None:
         if table is body:
             body["more"] = (body.get("more") or 0) + n
     body["warnings"][-1] = (
-        f"{dropped} rows left out to keep the answer short; narrow the question to see them"
+        f"{dropped} rows left out to keep the answer short; narrow the question, or read the whole table as resource "
+        f"saeinterp://evidence/{body['evidence']} (`saeinterp evidence show` at the shell)"
     )
 
 

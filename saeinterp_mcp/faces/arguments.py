@@ -15,10 +15,14 @@ from pydantic.fields import FieldInfo
 from saeinterp_mcp.errors import BadInput
 from saeinterp_mcp.frozen import describe_validation
 from saeinterp_mcp.operations import OPERATIONS, Operation
-from saeinterp_mcp.operations.base import Result
+from saeinterp_mcp.operations.base import WHERE_HELP, Result
 from saeinterp_mcp.store.served import ServedStores
 
-COMMON = ("feature", "scope", "window", "min_n", "limit", "cursor", "split", "seed", "store")
+COMMON = (
+    *("feature", "scope", "window", "min_n", "limit", "cursor", "split", "seed", "store", "where", "given"),
+    *("label_id", "note_id", "evidence", "text", "notes", "author", "author_kind", "source", "reason"),
+    "query",
+)
 """Arguments of nearly every tool: the server's instructions explain them once, the shell's help each time."""
 StoreName = Annotated[str | None, Field(description="Which store")]
 
@@ -34,6 +38,8 @@ class Entry:
     about: str = ""
     """Instead of the function's docstring."""
     fixed: Mapping[str, Any] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
+    """Arguments that mean nothing under this name; they keep their defaults."""
 
     @cached_property
     def description(self) -> str:
@@ -45,7 +51,7 @@ class Entry:
     @property
     def takes_all_stores(self) -> bool:
         """Whether the function is asked about all served stores at once."""
-        return next(iter(inspect.signature(self.operation.function).parameters)) == "stores"
+        return self.operation.asks_all_stores
 
     @cached_property
     def result(self) -> type[Result]:
@@ -61,7 +67,7 @@ class Entry:
         signature = inspect.signature(self.operation.function, eval_str=True)
         fields: dict[str, Any] = {}
         for name, parameter in list(signature.parameters.items())[1:]:
-            if name not in self.fixed:
+            if name not in self.fixed and name not in self.left_out:
                 missing = parameter.default is inspect.Parameter.empty
                 fields[name] = (parameter.annotation, ... if missing else parameter.default)
         fields.setdefault("store", (StoreName, None))
@@ -73,8 +79,8 @@ class Entry:
     def input_schema(self) -> dict[str, Any]:
         """JSON schema of the call, as short as it can be, because every host pays for it before the first question.
 
-        No titles; left unsaid are null where it is the default, the type where an enum shows it, the bounds of whole
-        numbers, which `check` names when they are passed, and what is said once of all tools (COMMON).
+        No titles; left unsaid are null where it is the default, the type where an enum shows it, bounds, which `check`
+        names when they are passed, and what is said once of all tools (COMMON).
         """
         schema: dict[str, Any] = without_titles(self.arguments.model_json_schema())
         schema["properties"] = {name: _shortened(name, part) for name, part in schema["properties"].items()}
@@ -120,6 +126,30 @@ def entries(stores: ServedStores | None = None) -> list[Entry]:
     return found
 
 
+def commands() -> list[Entry]:
+    """What the shell offers: the tools, where one has several uses under a name for each."""
+    found = [entry for entry in entries() if entry.name != "queue_next"]
+    by_name = {operation.name: operation for operation in OPERATIONS}
+
+    def use(name: str, command: str, title: str, fixed: dict[str, Any], *left_out: str) -> Entry:
+        return Entry(by_name[name], name, command, title, "", fixed, left_out)
+
+    found += [
+        use("label_get", "label list", "List labels", {}, "feature", "label_id"),
+        use("label_get", "label history", "All revisions of labels", {"history": True}),
+        use("label_delete", "label restore", "Bring a retired label back", {"restore": True}),
+    ]
+    if "queue_next" in by_name:
+        one = ("strategy", "seed_feature")
+        found += [
+            use("queue_next", "queue next", "Next feature to label", {"action": "next"}, "feature", "reason"),
+            use("queue_next", "queue add", "Put a feature first", {"action": "add"}, *one),
+            use("queue_next", "queue skip", "Leave a feature out", {"action": "skip"}, *one),
+            use("queue_next", "queue done", "A feature is done", {"action": "done"}, *one),
+        ]
+    return found
+
+
 def plain_types(info: FieldInfo) -> tuple[Any, ...]:
     """The alternatives of an argument's type, without None."""
     annotation = info.annotation
@@ -154,13 +184,18 @@ def without_titles(schema: Any) -> Any:
     return found
 
 
+def said_once(name: str, description: str | None) -> bool:
+    """Whether the server's instructions explain the argument; not a `where` that filters something else than rows."""
+    return name in COMMON and (name != "where" or description == WHERE_HELP)
+
+
 def _shortened(name: str, argument: dict[str, Any]) -> dict[str, Any]:
     argument = _without_null(argument)
-    left_out = {"description"} if name in COMMON else set()
+    left_out = {"minimum", "maximum", "exclusiveMinimum", "minLength", "maxLength", "minItems", "maxItems"}
+    if said_once(name, argument.get("description")):
+        left_out |= {"description"}
     if "enum" in argument:
         left_out |= {"type"}
-    if argument.get("type") == "integer":
-        left_out |= {"minimum", "maximum"}
     return {key: part for key, part in argument.items() if key not in left_out}
 
 

@@ -15,20 +15,27 @@ from pydantic_core import PydanticUndefined
 from saeinterp_mcp.config import LABELS_VARIABLE, STORE_VARIABLE, VERSION, Settings
 from saeinterp_mcp.errors import BadInput, BadStore, SaeInterpError
 from saeinterp_mcp.faces.answering import answer
-from saeinterp_mcp.faces.arguments import Entry, entries, plain_types
+from saeinterp_mcp.faces.arguments import Entry, commands, plain_types
 from saeinterp_mcp.store.served import ServedStores
 
 WRONG_CALL, BAD_STORE = 2, 3
 STORE_HELP = f"Store: PATH, NAME=PATH, or a NAME among those in {STORE_VARIABLE} (the default)"
 StoreOption = Annotated[str | None, typer.Option("--store", help=STORE_HELP)]
 StoresOption = Annotated[list[str] | None, typer.Option("--store", help=f"{STORE_HELP}; may be repeated")]
-LABELS_HELP = (
-    f"Labels file, which records held-out tests; default {LABELS_VARIABLE}, or a file beside each store"
-)
+LABELS_HELP = f"Labels file; default {LABELS_VARIABLE}, or a file beside each store"
+POSITIONAL = {"evidence_replay": "evidence", "label_delete": "label_id"}
+"""Operations without a feature whose first argument may be given by position too."""
+GROUP_HELP = {
+    "label": "Labels: save, read, retire, export, import",
+    "note": "Notes: hypotheses, predictions, observations, decisions, pitfalls",
+    "queue": "Which feature to label next",
+    "evidence": "Answers that labels and notes cite",
+}
 LabelsOption = Annotated[Path | None, typer.Option("--labels", metavar="FILE", help=LABELS_HELP)]
 HttpOption = Annotated[
     str | None, typer.Option("--http", metavar="HOST:PORT", help="Streamable HTTP, on this machine only")
 ]
+EvidenceArgument = Annotated[str, typer.Argument(help="Id of an answer, ev-...", show_default=False)]
 DemoStoreOption = Annotated[
     Path | None, typer.Option("--store", help="The example store; default the demo-store folder")
 ]
@@ -48,21 +55,26 @@ def make_app() -> typer.Typer:
         rich_markup_mode=None,
     )
     groups: dict[str, typer.Typer] = {}
-    for entry in entries():
-        *above, name = entry.command.split()
-        home = app
-        if above:
-            if above[0] not in groups:
-                groups[above[0]] = typer.Typer(
-                    no_args_is_help=True, rich_markup_mode=None, help=f"{above[0]} ..."
-                )
-                app.add_typer(groups[above[0]], name=above[0])
-            home = groups[above[0]]
+    for entry in commands():
+        home, name = _home(app, groups, entry.command)
         home.command(name, help=entry.description, short_help=entry.title)(_guarded(_command_of(entry)))
-    app.command("serve")(_guarded(serve))
-    app.command("demo")(_guarded(demo))
+    for command, function in SHELL_ONLY:
+        home, name = _home(app, groups, command)
+        home.command(name)(_guarded(function))
     app.callback()(_common)
     return app
+
+
+def _home(app: typer.Typer, groups: dict[str, typer.Typer], command: str) -> tuple[typer.Typer, str]:
+    """Where a command belongs (its group's application is made on first use), and its name there."""
+    *above, name = command.split()
+    if not above:
+        return app, name
+    if above[0] not in groups:
+        help_text = GROUP_HELP.get(above[0], above[0])
+        groups[above[0]] = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=help_text)
+        app.add_typer(groups[above[0]], name=above[0])
+    return groups[above[0]], name
 
 
 def main() -> None:
@@ -106,29 +118,40 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _command_of(entry: Entry) -> Callable[..., None]:
-    """A function whose signature typer reads: the entry's arguments, `--store`, `--labels` if it records, `--json`."""
+    """A function whose signature typer reads: the entry's arguments, `--store`, `--labels`, `--json`."""
     fields = entry.arguments.model_fields
+    needed = [POSITIONAL[entry.name]] if entry.name in POSITIONAL else []
 
     def command(**given: Any) -> None:
         as_json, store = given.pop("json"), given.pop("store")
         picture: Path | None = given.pop("image", None)
         locations = store if isinstance(store, list) else [store] if store else []
-        stores, given["store"] = _open(locations, given.pop("labels", None))
+        stores, given["store"] = open_stores(locations, given.pop("labels", None))
+        if by_position := given.pop("by_position", None):
+            given[POSITIONAL[entry.name]] = by_position
+        if any(given.get(name) is None for name in needed):
+            raise BadInput(
+                f"{entry.command} needs {needed[0].upper()}, e.g. `saeinterp {entry.command} {needed[0]}`"
+            )
         if "image" in fields:
             given["image"] = picture is not None
-        found = answer(entry, stores, given)
+        who = {"author": Settings.from_environment().author, "author_kind": "human"}
+        found = answer(entry, stores, given, who)
         if picture is not None:
             _write_picture(picture, found.picture)
         _print(found.body, as_json)
 
     ordered = [name for name in fields if name not in ("feature", "store")]
-    parameters = [
-        _parameter(name, fields[name]) for name in (["feature"] if "feature" in fields else []) + ordered
-    ]
+    parameters = [_parameter(name, fields[name]) for name in (["feature"] if "feature" in fields else [])]
+    if needed:
+        argument = typer.Argument(
+            metavar=needed[0].upper(), help=fields[needed[0]].description, show_default=False
+        )
+        parameters.append(_keyword("by_position", Annotated[str | None, argument], None))
+    parameters += [_parameter(name, fields[name], optional=name in needed) for name in ordered]
     store_type = StoresOption if entry.takes_all_stores else StoreOption
     parameters.append(_keyword("store", store_type, None))
-    if entry.operation.records:
-        parameters.append(_keyword("labels", LabelsOption, None))
+    parameters.append(_keyword("labels", LabelsOption, None))
     parameters.append(_keyword("json", JsonOption, False))
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in parameters}
@@ -136,15 +159,15 @@ def _command_of(entry: Entry) -> Callable[..., None]:
     return command
 
 
-def _parameter(name: str, info: FieldInfo) -> inspect.Parameter:
+def _parameter(name: str, info: FieldInfo, optional: bool = False) -> inspect.Parameter:
     """One argument: `feature` by position, `image` as the file to write, any other `a_b` as --a-b."""
     kinds = plain_types(info)
     kind: Any = kinds[0] if len(kinds) == 1 else str
-    default = ... if info.default is PydanticUndefined else info.default
+    default = (None if optional else ...) if info.default is PydanticUndefined else info.default
     if name == "feature":
-        return _keyword(
-            name, Annotated[int, typer.Argument(help=info.description, show_default=False)], default
-        )
+        number = int if default is ... else int | None
+        argument = typer.Argument(help=info.description, show_default=False)
+        return _keyword(name, Annotated[number, argument], default)
     option = f"--{name.replace('_', '-')}"
     if name == "image":
         return _keyword(name, Annotated[Path | None, typer.Option(option, help="Write a PNG there")], None)
@@ -158,7 +181,7 @@ def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
 
 
-def _open(wanted: list[str], labels: Path | None) -> tuple[ServedStores, str | None]:
+def open_stores(wanted: list[str], labels: Path | None) -> tuple[ServedStores, str | None]:
     """The stores of a call, and the name of the one it is about where the stores come from the environment."""
     settings = Settings.from_environment()
     known, labels = settings.stores, labels or settings.labels
@@ -193,7 +216,7 @@ def _write_picture(path: Path, picture: bytes | None) -> None:
 
 def serve(store: StoresOption = None, labels: LabelsOption = None, http: HttpOption = None) -> None:
     """Serve the tools over MCP: stdio, or HTTP with --http."""
-    stores, _ = _open(store or [], labels)
+    stores, _ = open_stores(store or [], labels)
     from saeinterp_mcp.faces.mcp import run_http, run_stdio
 
     if http is None:
@@ -205,8 +228,26 @@ def serve(store: StoresOption = None, labels: LabelsOption = None, http: HttpOpt
     run_http(stores, host.strip("[]"), int(port))
 
 
+def evidence_show(
+    evidence: EvidenceArgument, store: StoresOption = None, labels: LabelsOption = None
+) -> None:
+    """The whole answer behind an evidence id, as JSON: every row of its tables, asked again."""
+    from saeinterp_mcp.operations.evidence_replay import whole_answer
+
+    stores, _ = open_stores(store or [], labels)
+    _print(whole_answer(stores, evidence), as_json=True)
+
+
 def demo(store: DemoStoreOption = None, feature: DemoFeatureOption = None) -> None:
     """Show what an agent sees: a real MCP client asks a real server about one feature."""
     from saeinterp_mcp.demo import DEMO_FEATURE, run_demo
 
     run_demo(store or Settings.from_environment().demo_store, DEMO_FEATURE if feature is None else feature)
+
+
+SHELL_ONLY: tuple[tuple[str, Callable[..., None]], ...] = (
+    ("evidence show", evidence_show),
+    ("serve", serve),
+    ("demo", demo),
+)
+"""Commands that are no operations."""

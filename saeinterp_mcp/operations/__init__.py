@@ -1,17 +1,22 @@
 """OPERATIONS: the one list from which all faces are made."""
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from saeinterp_mcp.operations.base import Result
 from saeinterp_mcp.operations.decoder_influence import decoder_influence
+from saeinterp_mcp.operations.evidence_replay import evidence_replay
 from saeinterp_mcp.operations.family_heatmap import draw_heatmap, family_heatmap
 from saeinterp_mcp.operations.family_sweep import family_sweep
 from saeinterp_mcp.operations.feature_examples import feature_examples
 from saeinterp_mcp.operations.feature_overview import feature_overview
 from saeinterp_mcp.operations.features_search import features_search
 from saeinterp_mcp.operations.group_sweep import group_sweep
+from saeinterp_mcp.operations.label_delete import label_delete
+from saeinterp_mcp.operations.label_get import label_get
+from saeinterp_mcp.operations.label_save import label_save
 from saeinterp_mcp.operations.similar_features import similar_features
 from saeinterp_mcp.operations.stability import stability
 from saeinterp_mcp.operations.store_status import store_status
@@ -35,13 +40,22 @@ class Operation:
     title: str
     picture: Callable[[Any], bytes] | None = None
     """Draws a PNG of the result, when the call asks for it with `image`."""
-    records: bool = False
-    """Whether it writes into the labels file, so that the command line takes --labels."""
+    writes: bool = False
+    """Whether it changes what the labels file says; hosts may ask the user first."""
+    repeatable: bool = True
+    """Whether the same call again changes nothing more."""
+    is_evidence: bool = True
+    """Whether its answers are about a store, so that labels can cite them and they can be asked again."""
 
     @property
     def name(self) -> str:
         """Of the MCP tool: the function's."""
         return self.function.__name__
+
+    @property
+    def asks_all_stores(self) -> bool:
+        """Whether the function is asked about all served stores at once."""
+        return next(iter(inspect.signature(self.function).parameters)) == "stores"
 
 
 OPERATIONS: tuple[Operation, ...] = (
@@ -56,6 +70,10 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation(token_interactions, "interactions", "Tokens together beyond each alone"),
     Operation(decoder_influence, "decoder", "What a feature pushes the output towards"),
     Operation(similar_features, "similar", "Features like this one"),
-    Operation(test_rule, "test-rule", "Does a rule say where it fires", records=True),
+    Operation(test_rule, "test-rule", "Does a rule say where it fires", writes=True),
     Operation(stability, "stability", "Is it stable, is it beyond chance"),
+    Operation(label_get, "label get", "Read labels", is_evidence=False),
+    Operation(label_save, "label save", "Save a label", writes=True, repeatable=False, is_evidence=False),
+    Operation(label_delete, "label delete", "Retire or restore a label", writes=True, is_evidence=False),
+    Operation(evidence_replay, "evidence replay", "Does cited evidence still hold", is_evidence=False),
 )

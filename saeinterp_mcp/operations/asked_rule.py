@@ -41,7 +41,7 @@ class AskedRule:
 
     def need_a_record(self) -> None:
         """Refuse a held-out test that cannot be recorded."""
-        if self.split == "heldout" and self.store.ledger is None:
+        if self.split == "heldout" and self.store.labels is None:
             raise BadInput(
                 f"store {self.store.name!r} has no place to record held-out tests; name a file with --labels FILE, or "
                 "ask with split explain"

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from saeinterp_mcp.errors import BadInput
 from saeinterp_mcp.fingerprint import fingerprint, rounded
@@ -22,7 +22,8 @@ R = TypeVar("R", bound="Result")
 
 Feature = Annotated[int, Field(ge=0, description="Feature index")]
 SplitArgument = Annotated[Split, Field(description="explain (default) or all stored data")]
-Where = Annotated[str | None, Field(description="Rule on rows, e.g. module=json and not token:def")]
+WHERE_HELP = "Rule on rows, e.g. module=json and not token:def"
+Where = Annotated[str | None, Field(description=WHERE_HELP)]
 Given = Annotated[str | None, Field(description="Condition held, e.g. family:keyword>=1")]
 Seed = Annotated[int, Field(ge=0, description="Seed of what is drawn")]
 ScopeArgument = Annotated[
@@ -61,6 +62,12 @@ class Result(BaseModel):
     next_cursor: str | None = None
     more: int | None = None
     """Rows left out of the main table."""
+    _bare: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    @property
+    def bare(self) -> dict[str, Any]:
+        """What the evidence is the fingerprint of: the answer before labels and counts of tests were filled in."""
+        return self._bare
 
 
 class FeatureResult(Result):
@@ -107,7 +114,9 @@ def sealed(result: R, store: Store | None, arguments: dict[str, Any]) -> R:
             "result": body,
         }
     )
-    return type(result).model_validate({**body, "evidence": f"ev-{digest}"})
+    answer = type(result).model_validate({**body, "evidence": f"ev-{digest}"})
+    answer._bare = {name: part for name, part in body.items() if name != "evidence"}
+    return answer
 
 
 def page(

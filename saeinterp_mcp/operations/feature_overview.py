@@ -28,7 +28,8 @@ from saeinterp_mcp.operations.base import (
 from saeinterp_mcp.operations.effects import effects_of, outstanding_tokens, presence_effects
 from saeinterp_mcp.operations.feature_examples import _pick as pick_rows
 from saeinterp_mcp.operations.feature_examples import example_table
-from saeinterp_mcp.operations.features_search import below_floor, feature_metrics
+from saeinterp_mcp.operations.features_search import below_floor, importance_percentile
+from saeinterp_mcp.operations.labelled import labelled
 from saeinterp_mcp.operations.slicing import Labels, Scoping, Slice, make_slice
 from saeinterp_mcp.store.base import Store
 from saeinterp_mcp.store.layout import QUANTILES, REGIONS
@@ -162,7 +163,7 @@ def feature_overview(
         where=where,
         feature=feature,
         flagged=flagged,
-        importance_percentile=_importance_percentile(store, feature),
+        importance_percentile=importance_percentile(store, feature),
         firing=firing,
         histogram=_histogram(values),
         regions=_regions(part, maximum),
@@ -184,15 +185,7 @@ def feature_overview(
         "split": split,
         "seed": seed,
     }
-    return sealed(result, store, arguments)
-
-
-def _importance_percentile(store: Store, feature: int) -> float | None:
-    """Share of features that are less important; None where no one has counted them all."""
-    if store.manifest.straight is not None:
-        return None
-    importance = feature_metrics(store, "all")["importance"]
-    return number(100 * float((importance < importance[feature]).mean()))
+    return labelled(sealed(result, store, arguments), store)
 
 
 def _firing(part: Slice) -> Firing:

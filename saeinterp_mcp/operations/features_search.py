@@ -17,12 +17,15 @@ from saeinterp_mcp.operations.base import (
     Limit,
     Result,
     SplitArgument,
+    number,
     page,
     percent,
     sealed,
     table_rows,
 )
 from saeinterp_mcp.operations.known_names import nearest_tokens
+from saeinterp_mcp.operations.label_search import by_label
+from saeinterp_mcp.operations.labelled import labelled
 from saeinterp_mcp.rules import evaluate_metric_filter, parse_metric_filter
 from saeinterp_mcp.store.base import AnyArray, Bools, Store
 from saeinterp_mcp.store.manifest import SPLITS, Split
@@ -80,12 +83,14 @@ def features_search(
                 f"{int(flagged.sum())} features that never fire{floor} are left out; give where to see them"
             )
     extra: dict[str, NDArray[Any]] = {}
+    by_meaning = np.zeros(len(keep), bool)
     why: Callable[[int], str]
     if chosen == "label":
-        warnings.append("this store has no labels yet")
-        keep[:] = False
-        order_by = metrics["importance"]
-        why = _no_reason
+        matches = by_label(store, query, metrics["importance"])
+        order_by, why = matches.scores, matches.why
+        keep &= matches.found
+        warnings += matches.warnings
+        by_meaning = matches.by_meaning
     elif chosen == "token":
         order_by, why, extra, fires = _by_token(store, query, split)
         keep &= fires
@@ -124,12 +129,14 @@ def features_search(
         *(column[pick] for column in extra.values()),
     )
     what = f"fire on token {visible_token(str(query))!r}" if chosen == "token" else "match"
+    n_by_meaning = int((keep & by_meaning).sum())
+    told = f", {n_by_meaning} of them by what their labels mean" if n_by_meaning else ""
     result = FeaturesSearch(
         operation="features_search",
         store=store.name,
-        basis="observed",
+        basis="judged" if n_by_meaning else "observed",
         summary=(
-            f"{len(order)} of {len(keep)} features {what}; {len(shown)} shown, "
+            f"{len(order)} of {len(keep)} features {what}{told}; {len(shown)} shown, "
             f"best first by {_named(chosen, sort)}."
         ),
         warnings=warnings,
@@ -143,11 +150,7 @@ def features_search(
         next_cursor=next_cursor,
         more=more,
     )
-    return sealed(result, store, {**arguments, "limit": limit, "cursor": cursor})
-
-
-def _no_reason(feature: int) -> str:
-    return ""
+    return labelled(sealed(result, store, {**arguments, "limit": limit, "cursor": cursor}), store)
 
 
 def _named(chosen: str, sort: str | None) -> str:
@@ -181,6 +184,14 @@ def feature_metrics(store: Store, split: Split, only: int | None = None) -> dict
         "effect_norm": norm,
         "importance": mean * norm if np.isfinite(norm).all() else mean,
     }
+
+
+def importance_percentile(store: Store, feature: int) -> float | None:
+    """Share of features, in percent, that are less important; None where no one has counted them all."""
+    if store.manifest.straight is not None:
+        return None
+    importance = feature_metrics(store, "all")["importance"]
+    return number(100 * float((importance < importance[feature]).mean()))
 
 
 def below_floor(store: Store, only: int | None = None) -> Bools:

@@ -36,6 +36,8 @@ class TokenFloor(Floor):
     """Balanced accuracy of the rule less that of the token, paired."""
     difference_low: float | None
     difference_high: float | None
+    same_rows: bool
+    """Whether the rule holds where this token is present and nowhere else, so that it claims no more than it."""
 
 
 class Floors(BaseModel):
@@ -68,7 +70,8 @@ def _token_floor(asked: AskedRule, prediction: Prediction, known: bool, min_n: i
     if chosen is None:
         return None
     token = asked.store.tokens[chosen]
-    present = Prediction(prediction.tested, asked.rows.has_token(token)[asked.tested])
+    has_token = asked.rows.has_token(token)
+    present = Prediction(prediction.tested, has_token[asked.tested])
     short = too_few(present.held, min_n)
     difference = prediction.better_than(present) if known else Interval(np.nan, np.nan, np.nan)
     return TokenFloor(
@@ -80,6 +83,7 @@ def _token_floor(asked: AskedRule, prediction: Prediction, known: bool, min_n: i
         difference=number(difference.value),
         difference_low=number(difference.low),
         difference_high=number(difference.high),
+        same_rows=bool((has_token == asked.holds).all()),
     )
 
 

@@ -6,7 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from saeinterp_mcp.analysis.text import visible
+from saeinterp_mcp.clients.embedding import default_embedder
 from saeinterp_mcp.errors import NotInStore
+from saeinterp_mcp.labels.similarity import nearest_labels
 from saeinterp_mcp.operations.base import (
     Feature,
     ScopeArgument,
@@ -19,6 +22,7 @@ from saeinterp_mcp.operations.base import (
     sealed,
 )
 from saeinterp_mcp.operations.features_search import feature_metrics
+from saeinterp_mcp.operations.labelled import labelled
 from saeinterp_mcp.operations.slicing import Scoping, Slice, make_slice
 from saeinterp_mcp.store.base import Store
 from saeinterp_mcp.store.layout import NEIGHBOURS
@@ -41,7 +45,8 @@ def similar_features(
     store: Store,
     feature: Feature,
     by: Annotated[
-        Literal["decoder", "coactivation"], Field(description="Decoder direction, or firing on the same rows")
+        Literal["decoder", "coactivation", "explanation"],
+        Field(description="Decoder direction, firing on the same rows, or what labels mean"),
     ] = "coactivation",
     limit: Annotated[int, Field(ge=1, le=NEIGHBOURS, description="Features shown")] = 10,
     where: Where = None,
@@ -50,11 +55,13 @@ def similar_features(
     split: SplitArgument = "explain",
     seed: Seed = 0,
 ) -> SimilarFeatures:
-    """Features most like this one, by decoder direction or by firing on the same rows.
+    """Features most like this one, by decoder direction, by firing on the same rows, or by what their labels mean.
 
     random_percentile: share of random pairs of features with a lower score.
     """
     store.check_feature(feature)
+    if by == "explanation":
+        return _by_explanation(store, feature, limit)
     from_weights = by == "decoder"
     prefix = f"neighbours/{by}"
     if not store.backend.has(f"{prefix}/features"):
@@ -107,7 +114,37 @@ def similar_features(
     arguments: dict[str, Any] = {"feature": feature, "by": by, "limit": limit}
     if not from_weights:
         arguments |= {"where": where, "scope": scope, "window": window, "split": split, "seed": seed}
-    return sealed(result, store, arguments)
+    return labelled(sealed(result, store, arguments), store)
+
+
+def _by_explanation(store: Store, feature: int, limit: int) -> SimilarFeatures:
+    """Features by what their labels mean; what a language model makes of texts, not what the features do."""
+    embedder = default_embedder()
+    near = nearest_labels(store.labels, store.lineage, embedder, feature=feature)
+    known = [one for one in near.found if one.feature < store.manifest.n_features]
+    rates = feature_metrics(store, "explain")["firing_rate"]
+    rows: list[list[Any]] = [
+        [one.feature, one.cosine, one.random_percentile, None, float(rates[one.feature]), one.label_id]
+        for one in known[:limit]
+    ]
+    measure = f"cosine of label texts ({visible(embedder.name)})"
+    random = f" (random pairs: 99 % under {digits(near.random_99)})" if near.random_99 is not None else ""
+    nearest = f"; nearest is {rows[0][0]} at {digits(rows[0][1])}{random}" if rows else ""
+    result = SimilarFeatures(
+        operation="similar_features",
+        store=store.name,
+        basis="judged",
+        summary=f"{len(rows)} of {len(known)} other labelled features most like {feature} by {measure}{nearest}.",
+        warnings=list(near.reasons),
+        feature=feature,
+        by="explanation",
+        measure=measure,
+        columns=["feature", "score", "random_percentile", "label", "firing_rate", "label_id"],
+        rows=rows,
+        more=len(known) - len(rows) or None,
+    )
+    arguments = {"feature": feature, "by": "explanation", "limit": limit}
+    return labelled(sealed(result, store, arguments), store)
 
 
 def _coactivating(part: Slice) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

@@ -45,6 +45,14 @@ class Scoping:
             raise BadInput(f"scope {self.scope!r} has no meaning in set store {store.name!r}; leave it out")
         return self
 
+    def in_words(self, store: Store, reads_tokens: bool) -> str | None:
+        """`at`, `before 16` or `sample`; `at` where no token is asked for, because then it changes nothing."""
+        if not store.is_sequence:
+            return None
+        if not reads_tokens:
+            return "at"
+        return f"before {self.window}" if self.scope == "before" else self.scope
+
     def warnings(self) -> list[str]:
         """What a reader of the result must know."""
         if self.scope == "sample":

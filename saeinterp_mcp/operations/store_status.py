@@ -1,10 +1,12 @@
 """What is served?"""
 
+from collections import Counter
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from saeinterp_mcp.fingerprint import fingerprint
+from saeinterp_mcp.labels.revisions import current_labels, n_labels_of_others
 from saeinterp_mcp.operations.base import Result, sealed
 from saeinterp_mcp.store.base import Store
 from saeinterp_mcp.store.served import ServedStores
@@ -60,7 +62,12 @@ class StoreStatus(BaseModel):
     checks: list[dict[str, Any]]
     """Load checks made when the store was built."""
     dropped: dict[str, int]
-    labels: int
+    labels: int = 0
+    """Features with a label in use."""
+    label_status: dict[str, int] = {}
+    """Labels in use by status."""
+    labels_of_others: int = 0
+    """Labels in the same file that belong to another store or build."""
     fingerprint: str
 
 
@@ -102,7 +109,20 @@ def store_status(
         warnings=warnings,
         stores=status,
     )
-    return sealed(result, None, {"store": store, "of": fingerprint([s.fingerprint for s in chosen])})
+    called = {"store": store, "of": fingerprint([s.fingerprint for s in chosen])}
+    return _with_labels(sealed(result, None, called), chosen)
+
+
+def _with_labels(result: StoreStatusResult, chosen: list[Store]) -> StoreStatusResult:
+    """How many labels there are is no part of the evidence, which is about the stores."""
+    stores = [s.model_copy(update=_labels(store)) for s, store in zip(result.stores, chosen, strict=True)]
+    warnings = [
+        f"store {s.name} has no labels, but its labels file holds {s.labels_of_others} of another store or build; "
+        "`saeinterp label export` from that one and `saeinterp label import` bring them over"
+        for s in stores
+        if s.labels_of_others and not s.labels
+    ]
+    return result.model_copy(update={"stores": stores, "warnings": [*result.warnings, *warnings]})
 
 
 def _status(store: Store) -> StoreStatus:
@@ -136,9 +156,18 @@ def _status(store: Store) -> StoreStatus:
         dataset=_without_files(m.dataset),
         checks=m.checks,
         dropped=m.dropped,
-        labels=0,
         fingerprint=store.fingerprint,
     )
+
+
+def _labels(store: Store) -> dict[str, Any]:
+    if store.labels is None:
+        return {"labels": 0, "label_status": {}, "labels_of_others": 0}
+    own = current_labels(store.labels, store.lineage)
+    n_others = store.labels.read(lambda c: n_labels_of_others(c, store.lineage), 0)
+    counts = Counter(label.status for label in own)
+    n_features = len({label.feature for label in own})
+    return {"labels": n_features, "label_status": dict(sorted(counts.items())), "labels_of_others": n_others}
 
 
 def _without_files(made_from: dict[str, Any] | None) -> dict[str, Any] | None:

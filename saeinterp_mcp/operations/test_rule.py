@@ -10,7 +10,8 @@ from pydantic import Field
 from saeinterp_mcp.analysis.rule_scores import Interval, Prediction, auroc
 from saeinterp_mcp.analysis.sampling import one_per_unit, seeded_hash
 from saeinterp_mcp.fingerprint import canonical_json, fingerprint
-from saeinterp_mcp.ledger import HeldoutTest
+from saeinterp_mcp.labels.heldout import n_tests, record_test
+from saeinterp_mcp.labels.records import HeldoutTest
 from saeinterp_mcp.operations.asked_rule import AskedRule, TestedSplit
 from saeinterp_mcp.operations.base import (
     Feature,
@@ -125,7 +126,7 @@ def test_rule(
         "min_n": min_n,
         "seed": seed,
     }
-    return _recorded(asked, sealed(result, store, arguments), arguments, best)
+    return _recorded(asked, sealed(result, store, arguments), arguments, _floor_to_beat(floors))
 
 
 test_rule.__test__ = False  # type: ignore[attr-defined]  # pytest would take it for a test
@@ -200,26 +201,27 @@ def _summary(asked: AskedRule, found: dict[str, Any], floors: Floors) -> str:
     if value is None:
         return f"Too little data for a balanced accuracy ({found['reason']})."
     token = floors.best_single_token
+    same = token is not None and token.same_rows
     beside = f", {digits(token.balanced_accuracy)} for the best single token" if token else ""
     return (
         f"On the {asked.split} split the rule predicts firing with balanced accuracy {digits(value)} "
         f"[{digits(low)}, {digits(high)}] (0.5 without any knowledge{beside}); precision "
         f"{digits(found['precision'])}, recall {digits(found['recall'])} (n {found['n']} in {found['n_units']} units)."
+        + (" It holds exactly where its best single token is present and says no more." if same else "")
     )
 
 
 def _recorded(asked: AskedRule, result: RuleTest, arguments: dict[str, Any], floor: float) -> RuleTest:
     """The result with the number of held-out tests, this one among them."""
-    store, ledger = asked.store, asked.store.ledger
+    store = asked.store
     if asked.split == "explain":
-        n_tests = ledger.n_tests(store.fingerprint, asked.feature) if ledger else None
-        return result.model_copy(update={"n_tests_on_heldout": n_tests})
-    assert ledger is not None, "a held-out test without a record is refused at the start"
+        n_so_far = n_tests(store.labels, store.lineage, asked.feature) if store.labels else None
+        return result.model_copy(update={"n_tests_on_heldout": n_so_far})
     where = asked.where.canonical() if asked.where else None
-    scope = _scope_in_words(asked) if store.is_sequence else None
+    scope = asked.scoping.in_words(store, asked.reads_tokens)
     body = result.model_dump(mode="json", exclude={"evidence", "n_tests_on_heldout"})
     test = HeldoutTest(
-        store=store.fingerprint,
+        store=store.lineage,
         feature=asked.feature,
         test=fingerprint([asked.rule.canonical(), where, scope]),
         rule=asked.rule.canonical(),
@@ -228,17 +230,16 @@ def _recorded(asked: AskedRule, result: RuleTest, arguments: dict[str, Any], flo
         evidence=result.evidence,
         arguments=canonical_json(arguments),
         result=fingerprint(body),
-        balanced_accuracy=result.balanced_accuracy,
+        score=result.balanced_accuracy,
         low=result.low,
         high=result.high,
         floor=floor,
+        n=result.n,
     )
-    return result.model_copy(update={"n_tests_on_heldout": ledger.record(test)})
+    return result.model_copy(update={"n_tests_on_heldout": record_test(store.need_labels, test)})
 
 
-def _scope_in_words(asked: AskedRule) -> str:
-    """`at`, `before 16` or `sample`; `at` where no token is asked for, because then the scope changes nothing."""
-    scoping = asked.scoping
-    if not asked.reads_tokens:
-        return "at"
-    return f"before {scoping.window}" if scoping.scope == "before" else scoping.scope
+def _floor_to_beat(floors: Floors) -> float:
+    """Of a label with this rule: chance alone where the rule claims no more than the best token, else that token."""
+    token = floors.best_single_token
+    return 0.5 if token is not None and token.same_rows else max([0.5, *_known(token)])

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saeinterp_mcp.analysis.ranges import expand_ranges
-from saeinterp_mcp.errors import NotInStore, UnknownName, nearest
-from saeinterp_mcp.ledger import Ledger
+from saeinterp_mcp.errors import BadInput, NotInStore, UnknownName, nearest
+from saeinterp_mcp.labels.database import LabelDatabase
 from saeinterp_mcp.store.layout import NO_INDEX
 from saeinterp_mcp.store.manifest import SPLITS, FamilyInfo, GroupInfo, Manifest, Split
 
@@ -170,10 +170,12 @@ class StoreWriter(ABC):
 class Store:
     """A finished store, opened read-only."""
 
-    def __init__(self, backend: Backend, name: str | None = None, ledger: Ledger | None = None) -> None:
+    def __init__(
+        self, backend: Backend, name: str | None = None, labels: LabelDatabase | None = None
+    ) -> None:
         self.backend = backend
-        self.ledger = ledger
-        """Where held-out tests are recorded; None where there is no place for it."""
+        self.labels = labels
+        """Where labels, notes, held-out tests and evidence are kept; None where there is no place for it."""
         self.manifest = backend.manifest()
         self.name = name or self.manifest.name
 
@@ -181,6 +183,24 @@ class Store:
     def fingerprint(self) -> str:
         """Names the content of the store in evidence."""
         return self.manifest.fingerprint()
+
+    @cached_property
+    def lineage(self) -> str:
+        """The key of the store's labels: the fingerprint of its first generation, so that they survive an append."""
+        return self.manifest.lineage or self.fingerprint
+
+    @property
+    def need_labels(self) -> LabelDatabase:
+        """Where labels are kept.
+
+        Raises:
+            BadInput: nowhere.
+        """
+        if self.labels is None:
+            raise BadInput(
+                f"store {self.name!r} has no place for labels, notes and held-out tests; name a file with --labels FILE"
+            )
+        return self.labels
 
     @cached_property
     def tokens(self) -> list[str]:

@@ -115,11 +115,13 @@ class Manifest(Frozen):
     """Where the activations are when the store does not hold them."""
     generation: int = 0
     segments: tuple[Segment, ...] = ()
+    lineage: str = ""
+    """Fingerprint of the first generation, whose labels this one keeps; empty in the first itself."""
     files: dict[str, FileEntry] = {}
 
     def fingerprint(self) -> str:
         """The name of this store's content, as cited in evidence; not of how it was made."""
-        without = {"provenance"} if self.straight is not None else {"provenance", "straight"}
+        without = {"provenance", "lineage"} | (set() if self.straight is not None else {"straight"})
         return fingerprint(self.model_dump(mode="json", exclude=without))
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from saeinterp_mcp.analysis.examples import from_core, spread_over_quantiles, token_log_odds
 from saeinterp_mcp.analysis.sampling import one_per_unit, random_pairs, rng, seeded_hash, uniform_silent
 from saeinterp_mcp.analysis.splits import content_unit, in_explain, unit_hash
-from saeinterp_mcp.ledger import LedgerInMemory
+from saeinterp_mcp.labels.database import LabelsInMemory
 from saeinterp_mcp.store.base import AnyArray, Backend, Bools, Store
 from saeinterp_mcp.store.layout import (
     EXAMPLES,
@@ -110,7 +110,7 @@ def memory_store(world: World, seed: int = 0, summed_from: int = SUMMED_FROM) ->
         seed: of the draws.
         summed_from: firings from which a feature's sums by label are kept.
     """
-    return Store(_Truth(world, seed, summed_from).backend(), ledger=LedgerInMemory())
+    return Store(_Truth(world, seed, summed_from).backend(), labels=LabelsInMemory())
 
 
 class _Truth:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from saeinterp_mcp.ledger import LedgerFile, ledger_beside
+from saeinterp_mcp.labels.database import LabelFile, labels_beside
 from saeinterp_mcp.store.base import Store
 
 
@@ -17,7 +17,7 @@ def open_store(location: Path | str, name: str | None = None, labels: Path | Non
     Args:
         location: folder or URL.
         name: to serve it under; its own when not given.
-        labels: the file that records held-out tests; beside the folder when not given.
+        labels: the labels file; beside the folder when not given.
 
     Raises:
         BadStore: not a store, damaged, truncated, foreign or newer.
@@ -27,10 +27,10 @@ def open_store(location: Path | str, name: str | None = None, labels: Path | Non
     if is_url(location):
         from saeinterp_mcp.store.http_store import HttpBackend
 
-        return Store(HttpBackend(str(location)), name, LedgerFile(labels) if labels else None)
+        return Store(HttpBackend(str(location)), name, LabelFile(labels) if labels else None)
     backend = ZarrBackend(Path(location).expanduser())
     if backend.manifest().straight is not None:
         from saeinterp_mcp.store.straight_store import StraightBackend
 
         backend = StraightBackend(backend.path)
-    return Store(backend, name, LedgerFile(labels) if labels else ledger_beside(backend.path))
+    return Store(backend, name, LabelFile(labels) if labels else labels_beside(backend.path))

@@ -22,7 +22,7 @@ class ServedStores:
 
     @classmethod
     def open(cls, locations: Sequence[str], labels: Path | None = None) -> "ServedStores":
-        """Open stores given as PATH or NAME=PATH, whose held-out tests are recorded in `labels` or beside each.
+        """Open stores given as PATH or NAME=PATH, whose labels are in the file `labels` or beside each.
 
         Raises:
             BadStore: a location holds no whole store.

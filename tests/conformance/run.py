@@ -8,7 +8,6 @@ Node and the tools are installed by npm, once, into `.conformance/`. Without --s
 import argparse
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,9 +18,9 @@ from typing import Any
 
 from saeinterp_mcp.config import VERSION
 from saeinterp_mcp.errors import SaeInterpError
+from tests.npm import installed
 
-ROOT = Path(__file__).resolve().parents[2]
-HOME = ROOT / ".conformance"
+FOLDER = ".conformance"
 PACKAGES = (
     "node@22",
     "@modelcontextprotocol/inspector@2.12.0",
@@ -65,15 +64,11 @@ class Report:
 
 def install() -> dict[str, str]:
     """Node and the tools in `.conformance/`; returns the environment that finds them first."""
-    HOME.mkdir(exist_ok=True)
-    stamp = HOME / "installed.json"
-    if not stamp.is_file() or json.loads(stamp.read_text(encoding="utf-8")) != list(PACKAGES):
-        if shutil.which("npm") is None:
-            raise SystemExit("npm is not installed; the conformance run needs it")
-        (HOME / "package.json").write_text('{"private": true}', encoding="utf-8")
-        subprocess.run(["npm", "install", "--no-audit", "--no-fund", *PACKAGES], cwd=HOME, check=True)
-        stamp.write_text(json.dumps(PACKAGES), encoding="utf-8")
-    return {**os.environ, "PATH": f"{HOME / 'node_modules' / '.bin'}{os.pathsep}{os.environ['PATH']}"}
+    try:
+        commands = installed(FOLDER, PACKAGES) / ".bin"
+    except RuntimeError as error:
+        raise SystemExit(str(error)) from error
+    return {**os.environ, "PATH": f"{commands}{os.pathsep}{os.environ['PATH']}"}
 
 
 def inspect_stdio(server: Sequence[str], environment: dict[str, str], report: Report) -> None:

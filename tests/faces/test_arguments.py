@@ -29,8 +29,8 @@ def test_the_input_schema_is_short_and_closed() -> None:
         "required": ["feature", "names"],
         "properties": {
             "feature": {"type": "integer"},
-            "names": {"type": "array", "items": {"type": "string"}, "minItems": 1, "description": "Names"},
-            "share": {"type": "number", "exclusiveMinimum": 0, "maximum": 1},
+            "names": {"type": "array", "items": {"type": "string"}, "description": "Names"},
+            "share": {"type": "number"},
             "which": {"enum": ["one", "two"], "default": "one"},
             "exact": {"type": "boolean", "default": False},
             "store": {"type": "string"},
@@ -118,7 +118,8 @@ def test_too_long_a_table_loses_its_last_rows_and_says_how_many(stores: ServedSt
     assert [row[0] for row in body["rows"]] == list(range(kept))
     assert body["more"] == 50 - kept
     assert body["warnings"] == [
-        f"{50 - kept} rows left out to keep the answer short; narrow the question to see them"
+        f"{50 - kept} rows left out to keep the answer short; narrow the question, or read the whole table as resource "
+        f"saeinterp://evidence/{body['evidence']} (`saeinterp evidence show` at the shell)"
     ]
 
 

@@ -9,7 +9,7 @@ import pytest
 
 import saeinterp_mcp.faces.cli as cli
 from saeinterp_mcp.config import VERSION
-from saeinterp_mcp.faces.arguments import entries
+from saeinterp_mcp.faces.arguments import commands
 from tests.faces.conftest import run_cli
 from tests.faces.made_up import PNG, made_up_entries
 
@@ -27,7 +27,7 @@ def run_here(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 
 @pytest.fixture
 def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "entries", made_up_entries)
+    monkeypatch.setattr(cli, "commands", made_up_entries)
 
 
 def test_an_answer_has_exit_code_0_and_nothing_on_stderr(seq: Path) -> None:
@@ -94,7 +94,7 @@ def test_a_bug_of_ours_falls_through_so_that_python_prints_it_and_exits_1(
 def test_a_process_with_a_bug_exits_1_with_its_traceback(seq: Path) -> None:
     code = (
         "import saeinterp_mcp.faces.cli as cli; from tests.faces.made_up import made_up_entries; "
-        "import sys; cli.entries = made_up_entries; "
+        "import sys; cli.commands = made_up_entries; "
         f"sys.argv = ['saeinterp', 'broken', '--store', {str(seq)!r}]; cli.main()"
     )
     root = Path(__file__).resolve().parents[2]
@@ -151,7 +151,7 @@ def test_tokens_that_look_like_markup_or_escapes_are_printed_as_they_are(seq: Pa
 def test_every_operation_is_a_command_with_help(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for entry in entries():
+    for entry in commands():
         assert run_here(monkeypatch, *entry.command.split(), "--help") == 0
         shown = capsys.readouterr().out
         for name in entry.arguments.model_fields:

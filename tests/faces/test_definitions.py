@@ -6,7 +6,7 @@ import re
 import pytest
 
 from saeinterp_mcp.config import shipped_text
-from saeinterp_mcp.faces.arguments import COMMON, Entry, entries
+from saeinterp_mcp.faces.arguments import Entry, entries, said_once
 from tests.faces.snapshot import SNAPSHOT, as_json, definitions, n_tokens
 
 BUDGET = 4500
@@ -31,7 +31,8 @@ def test_every_argument_is_described_in_a_line_to_the_shell_and_but_for_common_o
     for name, argument in entry.arguments.model_fields.items():
         assert 0 < len(argument.description or "") <= 110, f"{entry.name}: {name}"
         schema = entry.input_schema["properties"][name]
-        assert schema.get("description") == (None if name in COMMON else argument.description)
+        said = said_once(name, argument.description)
+        assert schema.get("description") == (None if said else argument.description)
         assert "title" not in schema
 
 

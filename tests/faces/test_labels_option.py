@@ -11,7 +11,8 @@ import pytest
 
 from saeinterp_mcp.config import Settings
 from saeinterp_mcp.faces.mcp_client import open_client
-from saeinterp_mcp.ledger import LedgerFile
+from saeinterp_mcp.labels.database import LabelFile
+from saeinterp_mcp.labels.heldout import n_tests
 from saeinterp_mcp.store.open import open_store
 from tests.faces.conftest import run_cli
 
@@ -24,7 +25,7 @@ def store(seq: Path, tmp_path: Path) -> Path:
 
 
 def recorded(store: Path, labels: Path) -> int | None:
-    return LedgerFile(labels).n_tests(open_store(store).fingerprint, 0)
+    return n_tests(LabelFile(labels), open_store(store).lineage, 0)
 
 
 def ask(store: Path, *arguments: str, **environment: str) -> Any:
@@ -35,7 +36,6 @@ def ask(store: Path, *arguments: str, **environment: str) -> Any:
 
 def test_a_held_out_test_is_recorded_beside_the_store(store: Path, tmp_path: Path) -> None:
     assert ask(store, "--split", "explain") == 0
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["seq"]
     assert [ask(store), ask(store, "--where", "module=m1"), ask(store)] == [1, 2, 2]
     assert recorded(store, tmp_path / "seq.labels.sqlite") == 2
     assert sorted(p.name for p in tmp_path.iterdir()) == ["seq", "seq.labels.sqlite"]
@@ -62,9 +62,10 @@ def test_a_server_records_where_it_was_told_to(store: Path, tmp_path: Path) -> N
     assert recorded(store, mine) == 1
 
 
-def test_only_commands_that_record_take_the_option() -> None:
-    takes = {c: "--labels" in run_cli(c, "--help").stdout for c in ("test-rule", "serve", "family-sweep")}
-    assert takes == {"test-rule": True, "serve": True, "family-sweep": False}
+def test_every_command_about_a_store_takes_the_option() -> None:
+    commands = ("test-rule", "serve", "family-sweep", "label save", "label list", "demo")
+    takes = [c for c in commands if "--labels" in run_cli(*c.split(), "--help").stdout]
+    assert takes == ["test-rule", "serve", "family-sweep", "label save", "label list"]
 
 
 def test_a_place_that_cannot_be_written_is_a_wrong_call_and_a_damaged_file_bad_data(
@@ -73,7 +74,8 @@ def test_a_place_that_cannot_be_written_is_a_wrong_call_and_a_damaged_file_bad_d
     nowhere = run_cli(*RULE, "--store", str(store), "--labels", str(tmp_path / "no" / "such.sqlite"))
     assert (nowhere.returncode, nowhere.stdout) == (2, "")
     assert (
-        "Held-out tests are recorded there; name a file that can be written with --labels" in nowhere.stderr
+        "held-out tests and evidence are kept there; name a file that can be written with --labels"
+        in nowhere.stderr
     )
     (tmp_path / "seq.labels.sqlite").write_bytes(b"SQLite format 3\0" + b"\xa5" * 5000)
     damaged = run_cli(*RULE, "--store", str(store))

@@ -30,7 +30,11 @@ CALLS: dict[str, dict[str, Any]] = {
 """A call that `seq` can answer. An operation that is not here is only checked to be listed."""
 
 
-def test_every_operation_is_listed_with_its_schemas_and_as_reading_only(caller: Caller) -> None:
+WRITES = {"test_rule", "label_save", "label_delete", "note_save", "queue_next"}
+GROWS = {"label_save", "note_save", "queue_next"}
+
+
+def test_every_operation_is_listed_with_its_schemas_and_as_reading_or_writing(caller: Caller) -> None:
     tools = {tool.name: tool for tool in caller.portal.call(caller.client.list_tools).tools}
     offered = {entry.name for entry in entries()} - {"weapon_sweep"}
     assert set(tools) == offered
@@ -38,7 +42,10 @@ def test_every_operation_is_listed_with_its_schemas_and_as_reading_only(caller: 
         hints = tool.annotations
         assert hints is not None
         assert hints.title == tool.title
-        assert (hints.read_only_hint, hints.idempotent_hint) == (tool.name != "test_rule", True)
+        assert (hints.read_only_hint, hints.idempotent_hint) == (
+            tool.name not in WRITES,
+            tool.name not in GROWS,
+        )
         assert (hints.destructive_hint, hints.open_world_hint) == (False, False)
         assert tool.input_schema["additionalProperties"] is False
         assert tool.output_schema is not None

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from saeinterp_mcp.errors import BadInput, BadStore, NotInStore, UnknownName
-from saeinterp_mcp.ledger import LedgerFile
+from saeinterp_mcp.labels.database import LabelFile
+from saeinterp_mcp.labels.heldout import n_tests
 from saeinterp_mcp.operations.test_rule import test_rule as ask_rule
 from saeinterp_mcp.store.base import Store
 from saeinterp_mcp.store.manifest import FamilyInfo
@@ -220,7 +221,7 @@ def test_a_store_in_a_folder_is_recorded_beside_it_or_where_labels_says(world: W
     assert ask(open_store(place), "token:y").n_tests_on_heldout == 2
     elsewhere = open_store(place, labels=folder / "mine.sqlite")
     assert ask(elsewhere).n_tests_on_heldout == 1
-    assert LedgerFile(folder / "mine.sqlite").n_tests(elsewhere.fingerprint, 0) == 1
+    assert n_tests(LabelFile(folder / "mine.sqlite"), elsewhere.fingerprint, 0) == 1
 
 
 def test_a_held_out_test_that_cannot_be_recorded_is_refused(world: World, folder: Path) -> None:
@@ -231,7 +232,7 @@ def test_a_held_out_test_that_cannot_be_recorded_is_refused(world: World, folder
     ):
         ask(nowhere)
     assert ask(nowhere, split="explain").n_tests_on_heldout is None
-    with pytest.raises(BadInput, match=r"cannot be written"):
+    with pytest.raises(BadInput, match=r"cannot be used: unable to open"):
         ask(open_store(place, labels=folder / "no" / "such.sqlite"))
     (folder / "notes.txt").write_text("not a database\n" * 50, encoding="utf-8")
     with pytest.raises(BadStore, match=r"file is not a database"):

@@ -1,0 +1,124 @@
+"""What a label or note from a file has to satisfy before it may come in."""
+
+import re
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from saeinterp_mcp.frozen import describe_validation
+from saeinterp_mcp.labels.evidence import evidence_pattern
+from saeinterp_mcp.labels.exchange.records import BadLine
+from saeinterp_mcp.labels.exchange.versions import VERSION
+from saeinterp_mcp.labels.notes import NOTE_ID
+from saeinterp_mcp.labels.records import MAX_NOTES, MAX_TEXT, Label, Note
+from saeinterp_mcp.labels.revisions import LABEL_ID
+
+MADE_AT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
+MAX_REVISION = 1_000_000
+MAX_CITED = 200
+"""Evidence ids, or linked notes, of one record."""
+_LENGTHS = {
+    "text": MAX_TEXT,
+    "notes": MAX_NOTES,
+    "rule": 4_000,
+    "category": 60,
+    "author": 100,
+    "source": 200,
+    "reason": 500,
+}
+_RANGES = {"importance": (0.0, 100.0), "confidence": (0.0, 1.0), "stability": (-1.0, 1.0), "window": (1, 512)}
+
+
+def made(kind: type[BaseModel], values: dict[str, Any], where: str) -> Any:
+    """A record of our own kind from JSON values, nothing coerced.
+
+    Raises:
+        BadLine: the values do not fit.
+    """
+    try:
+        return kind.model_validate(values, strict=True)
+    except ValidationError as error:
+        raise BadLine(where, describe_validation(error)) from error
+
+
+def check_label(label: Label, n_features: int, where: str) -> None:
+    """Refuse a label that `label_save` would not have kept.
+
+    Raises:
+        BadLine: what is wrong with it.
+    """
+    _check_common(label, n_features, where)
+    if label.label_id and not LABEL_ID.fullmatch(label.label_id):
+        raise BadLine(where, f"label_id {label.label_id[:40]!r} does not look like lb-0123456789ab")
+    for name, (low, high) in _RANGES.items():
+        value = getattr(label, name)
+        if value is not None and not low <= value <= high:
+            raise BadLine(where, f"{name} is {value}, expected {low:g} to {high:g}")
+    for name, longest in _LENGTHS.items():
+        value = getattr(label, name)
+        if value is not None and len(value) > longest:
+            raise BadLine(where, f"{name} has {len(value)} characters, at most {longest} are kept")
+
+
+def check_note(note: Note, n_features: int, where: str) -> None:
+    """Refuse a note that `note_save` would not have kept.
+
+    Raises:
+        BadLine: what is wrong with it.
+    """
+    _check_common(note, n_features, where)
+    if not NOTE_ID.fullmatch(note.note_id):
+        raise BadLine(where, f"note_id {note.note_id[:40]!r} does not look like nt-0123456789ab")
+    if note.status is not None and note.kind != "hypothesis":
+        raise BadLine(where, f"only a hypothesis has a status, this is a note of kind {note.kind}")
+    if note.status is None and note.kind == "hypothesis":
+        raise BadLine(where, "a hypothesis has a status")
+    for name, longest in (("text", MAX_NOTES), ("author", _LENGTHS["author"])):
+        value = getattr(note, name)
+        if value is not None and len(value) > longest:
+            raise BadLine(where, f"{name} has {len(value)} characters, at most {longest} are kept")
+    for name in ("supports", "refutes"):
+        named = getattr(note, name)
+        if wrong := [one for one in named if not NOTE_ID.fullmatch(one) or one == note.note_id]:
+            raise BadLine(where, f"{name} names {wrong[0][:40]!r}, which is no other note")
+        if len(named) > MAX_CITED:
+            raise BadLine(where, f"{name} names {len(named)} notes, at most {MAX_CITED} are kept")
+
+
+def check_based_on(based_on: tuple[str, ...], where: str) -> None:
+    """Refuse what is no list of versions."""
+    if wrong := [v for v in based_on if not isinstance(v, str) or not VERSION.fullmatch(v)]:
+        raise BadLine(where, f"based_on holds {str(wrong[0])[:40]!r}, which is no version")
+
+
+def check_feature(feature: int, n_features: int, where: str) -> None:
+    """Refuse a feature that the store does not have."""
+    if not 0 <= feature < n_features:
+        raise BadLine(where, f"feature {feature} is not in the store, which has 0 to {n_features - 1}")
+
+
+def check_words(values: dict[str, Any], where: str) -> None:
+    """Refuse text that cannot be stored: half a surrogate pair."""
+    for name, value in values.items():
+        for text in value if isinstance(value, tuple) else (value,):
+            if isinstance(text, str) and not text.isascii():
+                try:
+                    text.encode("utf-8")
+                except UnicodeEncodeError as error:
+                    raise BadLine(where, f"{name} holds half a surrogate pair, which is no character") from error
+
+
+def _check_common(record: Label | Note, n_features: int, where: str) -> None:
+    check_feature(record.feature, n_features, where)
+    check_words(record.model_dump(), where)
+    if not record.text.strip():
+        raise BadLine(where, "text is empty")
+    if not 1 <= record.revision <= MAX_REVISION:
+        raise BadLine(where, f"revision is {record.revision}, expected 1 to {MAX_REVISION}")
+    if record.made_at and not MADE_AT.fullmatch(record.made_at):
+        raise BadLine(where, f"made_at is {record.made_at[:40]!r}, expected a time such as 2026-01-31T12:00:00Z")
+    pattern = evidence_pattern()
+    if wrong := [one for one in record.evidence if not pattern.fullmatch(one)]:
+        raise BadLine(where, f"{wrong[0][:40]!r} is no evidence id")
+    if len(record.evidence) > MAX_CITED:
+        raise BadLine(where, f"it cites {len(record.evidence)} answers, at most {MAX_CITED} are kept")

@@ -1,0 +1,68 @@
+"""When a label may be called supported: a held-out test of this very text or rule, above its floor."""
+
+from typing import TYPE_CHECKING
+
+from saeinterp_mcp.errors import BadInput
+from saeinterp_mcp.labels.heldout import scores_of
+from saeinterp_mcp.labels.records import Label, Score
+
+if TYPE_CHECKING:
+    import sqlite3
+
+
+def supported_by(connection: "sqlite3.Connection", lineage: str, label: Label, scope: str | None) -> Score:
+    """The test that supports a label: of those above their floor the one made last.
+
+    Args:
+        connection: of the labels file.
+        lineage: of the store.
+        label: as it is to be kept, its rule in its normal form.
+        scope: how its rule reads tokens, in the words of `scope_in_words`.
+
+    Raises:
+        BadInput: there is none; the message says what is missing.
+    """
+    tests = scores_of(connection, lineage, label.feature, label.text, label.rule, scope)
+    passed = [t for t in tests if t.low is not None and t.floor is not None and t.low > t.floor]
+    if passed:
+        return passed[-1]
+    raise BadInput(
+        f"this label cannot be called supported yet: {_missing(connection, lineage, label, scope, tests)}. "
+        "Save it with status draft or unclear meanwhile"
+    )
+
+
+def _missing(
+    connection: "sqlite3.Connection", lineage: str, label: Label, scope: str | None, tests: tuple[Score, ...]
+) -> str:
+    if tests:
+        last = tests[-1]
+        if last.low is None:
+            return f"its held-out test {last.evidence} has no interval, because there is too little data"
+        return (
+            f"its held-out test {last.evidence} gave {last.score:.3g} [{last.low:.3g}, {last.high:.3g}], whose low end "
+            f"is not above the floor {last.floor:.3g}"
+        )
+    if label.rule is None:
+        return (
+            "it has no rule, and no held-out test of this very text is on record. Give it a rule and test that with "
+            "test_rule (split heldout)"
+        )
+    ask = 'SELECT count(*), sum("where" IS NOT NULL), sum(scope IS NOT ?) FROM heldout_tests WHERE {} AND rule = ?'
+    where = "store = ? AND feature = ?"
+    n, sliced, other = connection.execute(
+        ask.format(where), (scope, lineage, label.feature, label.rule)
+    ).fetchone()
+    if n and other == n:
+        return f"its rule was tested with another scope; the label reads tokens with scope {scope}"
+    if n and sliced:
+        return "its rule was tested on a slice only (where); test it with test_rule on all held-out rows"
+    n_other = connection.execute(
+        f"SELECT count(DISTINCT test) FROM heldout_tests WHERE {where}", (lineage, label.feature)
+    )
+    others = int(n_other.fetchone()[0])
+    return (
+        "no held-out test of this very rule is on record"
+        + (f" ({others} other tests of the feature are)" if others else "")
+        + ". Test it with test_rule (split heldout), same rule, scope and window"
+    )

@@ -1,0 +1,151 @@
+"""The nouns of the labels file: label, note, held-out test, recorded answer. No reading or writing."""
+
+from typing import Any, Literal
+
+from saeinterp_mcp.frozen import Frozen
+
+Status = Literal["draft", "supported", "refuted", "unclear"]
+AuthorKind = Literal["human", "agent", "import"]
+NoteKind = Literal["hypothesis", "prediction", "observation", "decision", "pitfall"]
+QueueState = Literal["added", "claimed", "skipped", "done"]
+HypothesisStatus = Literal["proposed", "testing", "supported", "refuted", "superseded"]
+CATEGORIES = {
+    "set": ("mechanical", "tactical", "strategic", "auxiliary"),
+    "sequence": ("mechanical", "tactical", "strategic", "auxiliary"),
+}
+"""Suggested categories by kind of store; any other word will do. mechanical: detects something low-level; tactical: a
+combination; strategic: a purpose behind it; auxiliary: weak, nothing found."""
+MAX_TEXT, MAX_NOTES = 500, 8_000
+"""Characters of a label's text and of its notes (or of a note's text)."""
+
+
+class Score(Frozen):
+    """A held-out test of a label's very text or rule."""
+
+    method: str
+    """rule, or that of a scorer."""
+    score: float | None
+    """Balanced accuracy."""
+    low: float | None
+    high: float | None
+    floor: float | None
+    """What it has to beat."""
+    n: int | None
+    judge: str | None
+    evidence: str
+    made_at: str
+
+
+class Label(Frozen):
+    """One revision of a label."""
+
+    label_id: str
+    feature: int
+    revision: int
+    """From 1."""
+    text: str
+    rule: str | None = None
+    """The label as a rule, in its normal form."""
+    scope: str | None = None
+    """How the rule reads tokens (sequence stores)."""
+    window: int | None = None
+    category: str | None = None
+    status: Status = "draft"
+    importance: float | None = None
+    """Percentile among the store's features, 0 to 100: objective."""
+    confidence: float | None = None
+    """Of the author, 0 to 1: subjective."""
+    stability: float | None = None
+    """Split-half correlation, or whatever measure the source has, -1 to 1."""
+    evidence: tuple[str, ...] = ()
+    """Ids of answers."""
+    notes: str | None = None
+    author: str | None = None
+    author_kind: AuthorKind = "agent"
+    source: str | None = None
+    """Where it comes from: a tool, a file, a run."""
+    retired: bool = False
+    reason: str | None = None
+    """Why it was retired or restored."""
+    made_at: str = ""
+    """UTC."""
+
+
+class Note(Frozen):
+    """One revision of a note."""
+
+    note_id: str
+    feature: int
+    revision: int
+    kind: NoteKind
+    text: str
+    status: HypothesisStatus | None = None
+    """Of a hypothesis."""
+    evidence: tuple[str, ...] = ()
+    supports: tuple[str, ...] = ()
+    """Ids of notes that this one speaks for."""
+    refutes: tuple[str, ...] = ()
+    """Ids of notes that this one speaks against."""
+    author: str | None = None
+    author_kind: AuthorKind = "agent"
+    made_at: str = ""
+
+
+class QueueEntry(Frozen):
+    """How a feature stands in the queue of features to label."""
+
+    feature: int
+    state: QueueState
+    priority: float | None
+    """Of one that somebody put first; None of one that came by the computed order."""
+    worker: str | None
+    """Who changed it last."""
+    reason: str | None
+    changed_at: str
+
+
+class HeldoutTest(Frozen):
+    """One look at the held-out split."""
+
+    store: str
+    """Lineage."""
+    feature: int
+    test: str
+    """Fingerprint of what was tested, in its normal form: what makes two tests the same one."""
+    method: str = "rule"
+    rule: str = ""
+    """In its normal form; empty for a test of a text."""
+    text: str | None = None
+    where: str | None
+    scope: str | None
+    evidence: str
+    arguments: str
+    """Of the call, as canonical JSON."""
+    result: str
+    """Fingerprint of the answer."""
+    score: float | None
+    """Balanced accuracy."""
+    low: float | None
+    high: float | None
+    floor: float | None
+    """The score it had to beat."""
+    n: int | None = None
+    judge: str | None = None
+
+
+class RecordedAnswer(Frozen):
+    """What was asked, and what came out."""
+
+    evidence: str
+    store: str
+    """Lineage."""
+    fingerprint: str
+    """Of the store as it was; of several, where the question was about several."""
+    operation: str
+    arguments: dict[str, Any]
+    """Of the whole call, defaults too, but for `store`."""
+    digest: str
+    """Fingerprint of the answer without its labels."""
+    result: dict[str, Any]
+    """The whole answer without its labels."""
+    made_at: str = ""
