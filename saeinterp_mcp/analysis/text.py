@@ -3,6 +3,7 @@
 import re
 import unicodedata
 from collections.abc import Sequence
+from typing import Any
 
 MARK_OPEN, MARK_CLOSE = "<<", ">>"
 _BYTE = re.compile(r"(?:<0x[0-9A-F]{2}>)+")
@@ -12,12 +13,16 @@ _INVISIBLE = frozenset(
     chr(c)
     for first, last in (
         (0x034F, 0x034F), (0x115F, 0x1160), (0x17B4, 0x17B5), (0x180B, 0x180F), (0x3164, 0x3164),
-        (0xFE00, 0xFE0F), (0xFFA0, 0xFFA0), (0xE0100, 0xE01EF),
+        (0xFE00, 0xFE0F), (0xFFA0, 0xFFA0), (0xE0100, 0xE01EF), (0x2800, 0x2800),
     )
     for c in range(first, last + 1)
 )  # fmt: skip
 """Letters and marks that Unicode draws as nothing (Default_Ignorable_Code_Point beyond category Cf): variation
-selectors and fillers, in which text can be hidden."""
+selectors and fillers, in which text can be hidden; and the empty Braille pattern."""
+MAX_SIDE = 1_000
+"""Characters of an example that are shown on either side of its marked token, and of that; of a set, in all."""
+LINES = ("text", "notes")
+"""Fields of labels and notes whose line breaks are kept."""
 
 
 def visible(text: str) -> str:
@@ -35,10 +40,28 @@ def _shown(character: str) -> bool:
     return not hidden and character not in _INVISIBLE
 
 
+def visible_lines(text: str) -> str:
+    """The same, with its line breaks."""
+    return "\n".join(visible(line) for line in text.split("\n"))
+
+
+def visible_values(value: Any, name: str = "") -> Any:
+    """Every string of a JSON value, keys too, as it may be shown: the last gate before any face, whatever came there."""
+    if isinstance(value, str):
+        return visible_lines(value) if name in LINES else visible(value)
+    if isinstance(value, dict):
+        return {visible(key): visible_values(part, key) for key, part in value.items()}
+    return [visible_values(part) for part in value] if isinstance(value, list) else value
+
+
 def visible_token(token: str) -> str:
     """A token for a table cell or a list."""
-    text = visible(token)
-    return text if len(text) <= MAX_TOKEN else f"{text[:MAX_TOKEN]}[+{len(text) - MAX_TOKEN} chars]"
+    return shortened(visible(token), MAX_TOKEN)
+
+
+def shortened(text: str, room: int) -> str:
+    """The text, or its beginning and how much is left out."""
+    return text if len(text) <= room else f"{text[:room]}[+{len(text) - room} chars]"
 
 
 def join_bytes(text: str) -> str:
@@ -72,7 +95,10 @@ def sequence_text(tokens: Sequence[str], at: int, first: int, before: int, after
         joined = visible(join_bytes("".join(part)))
         return joined.replace(MARK_OPEN, "‹‹").replace(MARK_CLOSE, "››")
 
-    head, marked, tail = plain(tokens[start:at]), plain(tokens[at : at + 1]), plain(tokens[at + 1 : stop])
+    head, tail = plain(tokens[start:at]), plain(tokens[at + 1 : stop])
+    marked = shortened(plain(tokens[at : at + 1]), MAX_SIDE)
+    left, right = start > first or len(head) > MAX_SIDE, stop < len(tokens) or len(tail) > MAX_SIDE
+    head, tail = head[-MAX_SIDE:], tail[:MAX_SIDE]
     if head.endswith("<"):
         head = head[:-1] + "‹"
     if marked.startswith("<"):
@@ -82,9 +108,9 @@ def sequence_text(tokens: Sequence[str], at: int, first: int, before: int, after
     if tail.startswith(">"):
         tail = "›" + tail[1:]
     text = head + MARK_OPEN + marked + MARK_CLOSE + tail
-    return ("…" if start > first else "") + text + ("…" if stop < len(tokens) else "")
+    return ("…" if left else "") + text + ("…" if right else "")
 
 
 def set_text(tokens: Sequence[str]) -> str:
     """The tokens of a set, in alphabetic order."""
-    return ", ".join(visible(t) for t in sorted(tokens))
+    return shortened(", ".join(visible_token(t) for t in sorted(tokens)), 4 * MAX_SIDE)

@@ -53,9 +53,9 @@ class WorkerProcess:
             BadInput: the worker says what is wrong with the request.
             Unavailable: it cannot be started, died twice, is too slow, or failed.
         """
-        if not self._lock.acquire(timeout=START_SECONDS + seconds):
+        if not self._lock.acquire(timeout=self._start_seconds + seconds):
             raise Unavailable(
-                f"the worker was busy with other requests for {START_SECONDS + seconds:g} s; try again"
+                f"the worker was busy with other requests for {self._start_seconds + seconds:g} s; try again"
             )
         try:
             try:
@@ -84,7 +84,7 @@ class WorkerProcess:
         child, limit = self._child, seconds
         if child is None or child.poll() is not None:
             self._end()
-            child, limit = self._start(), seconds + START_SECONDS
+            child, limit = self._start(), seconds + self._start_seconds
         assert child.stdin is not None, "it is a pipe"
         assert child.stdout is not None, "it is a pipe"
         late = threading.Event()

@@ -7,6 +7,7 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from saeinterp_mcp.analysis.text import shortened, visible_lines, visible_values
 from saeinterp_mcp.errors import BadInput
 from saeinterp_mcp.faces.arguments import Entry
 from saeinterp_mcp.fingerprint import fingerprint
@@ -17,6 +18,10 @@ from saeinterp_mcp.store.served import ServedStores
 
 LISTS = ("labels", "entries")
 """Fields of answers that are lists of records and come in pages."""
+LONGEST = 300
+"""Characters of a string in an answer that is too long in spite of all."""
+MAX_ERROR, END_OF_ERROR = 2_000, 400
+"""Characters of an error, and of its end, which says what to try, when there are more."""
 
 
 class Answer(NamedTuple):
@@ -50,6 +55,15 @@ def answer(
     result, body = _within_cap(entry, stores, arguments)
     draw = entry.operation.picture
     return Answer(body, draw(result) if draw and arguments.get("image") else None)
+
+
+def shown_error(error: Exception) -> str:
+    """An error in words that no face has to fear: what it quotes made visible, and not too long."""
+    text = visible_lines(str(error))
+    left_out = len(text) - MAX_ERROR
+    if left_out <= 0:
+        return text
+    return f"{text[: MAX_ERROR - END_OF_ERROR]}[+{left_out} chars]{text[-END_OF_ERROR:]}"
 
 
 def _ask(entry: Entry, stores: ServedStores, arguments: dict[str, Any]) -> Result:
@@ -97,7 +111,7 @@ def _within_cap(
     that of the operation's own result, which the same call gives again.
     """
     result = _ask(entry, stores, arguments)
-    body = result.model_dump(mode="json")
+    body = _body(result)
     listed = next((name for name in LISTS if name in body), "rows")
     n_rows = len(body.get(listed, []))
     pages = {"limit", "cursor"} <= arguments.keys()
@@ -105,7 +119,7 @@ def _within_cap(
         n = len(body[listed])
         arguments = {**arguments, "limit": min(n - 1, max(1, int(0.95 * n * MAX_CHARACTERS / size)))}
         result = _ask(entry, stores, arguments)
-        body = result.model_dump(mode="json")
+        body = _body(result)
     _record(entry, stores, arguments, result)
     if pages and (shown := len(body.get(listed, []))) < n_rows:
         body["warnings"].append(
@@ -114,7 +128,25 @@ def _within_cap(
         )
     if _size(body) > MAX_CHARACTERS:
         _drop_rows(body)
+    if _size(body) > MAX_CHARACTERS:
+        body = _shortened(body)
+        body["warnings"].append(f"strings of more than {LONGEST} characters are cut to keep the answer short")
     return result, body
+
+
+def _body(result: Result) -> dict[str, Any]:
+    """The answer as JSON values, every string of it as it may be shown."""
+    body: dict[str, Any] = visible_values(result.model_dump(mode="json"))
+    return body
+
+
+def _shortened(value: Any) -> Any:
+    """A JSON value with its long strings cut, keys too."""
+    if isinstance(value, dict):
+        return {shortened(name, LONGEST): _shortened(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_shortened(part) for part in value]
+    return shortened(value, LONGEST) if isinstance(value, str) else value
 
 
 def _drop_rows(body: dict[str, Any]) -> None:

@@ -24,6 +24,10 @@ COMMON = (
     "query",
 )
 """Arguments of nearly every tool: the server's instructions explain them once, the shell's help each time."""
+USUAL = {"scope": "at", "window": 16, "min_n": 20, "split": "explain", "seed": 0}
+"""Defaults that the instructions say once."""
+MAX_CHARACTERS = 10_000
+"""Of a string that is given; the record of answers keeps them all."""
 StoreName = Annotated[str | None, Field(description="Which store")]
 
 
@@ -80,7 +84,7 @@ class Entry:
         """JSON schema of the call, as short as it can be, because every host pays for it before the first question.
 
         No titles; left unsaid are null where it is the default, the type where an enum shows it, bounds, which `check`
-        names when they are passed, and what is said once of all tools (COMMON).
+        names when they are passed, and what is said once of all tools (COMMON, USUAL).
         """
         schema: dict[str, Any] = without_titles(self.arguments.model_json_schema())
         schema["properties"] = {name: _shortened(name, part) for name, part in schema["properties"].items()}
@@ -109,7 +113,12 @@ class Entry:
             checked = self.arguments.model_validate(dict(given))
         except ValidationError as error:
             raise BadInput(f"{self.name}: {describe_validation(error)}") from None
-        return {name: getattr(checked, name) for name in fields}
+        values = {name: getattr(checked, name) for name in fields}
+        for name, value in values.items():
+            parts = value if isinstance(value, list) else [value]
+            if (longest := max((len(part) for part in parts if isinstance(part, str)), default=0)) > MAX_CHARACTERS:
+                raise BadInput(f"{self.name}: {name}: {longest} characters; at most {MAX_CHARACTERS} are taken")
+        return values
 
 
 def entries(stores: ServedStores | None = None) -> list[Entry]:
@@ -196,6 +205,8 @@ def _shortened(name: str, argument: dict[str, Any]) -> dict[str, Any]:
         left_out |= {"description"}
     if "enum" in argument:
         left_out |= {"type"}
+    if argument.get("default", ...) == USUAL.get(name):
+        left_out |= {"default"}
     return {key: part for key, part in argument.items() if key not in left_out}
 
 

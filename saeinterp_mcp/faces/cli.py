@@ -14,8 +14,9 @@ from pydantic_core import PydanticUndefined
 
 from saeinterp_mcp.config import LABELS_VARIABLE, STORE_VARIABLE, VERSION, Settings
 from saeinterp_mcp.errors import BadInput, BadStore, SaeInterpError
-from saeinterp_mcp.faces.answering import answer
+from saeinterp_mcp.faces.answering import answer, shown_error
 from saeinterp_mcp.faces.arguments import Entry, commands, plain_types
+from saeinterp_mcp.faces.label_files import label_export, label_import, note_export
 from saeinterp_mcp.store.served import ServedStores
 
 WRONG_CALL, BAD_STORE = 2, 3
@@ -105,7 +106,7 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
         try:
             command(**arguments)
         except SaeInterpError as error:
-            typer.echo(f"Error: {error}", err=True)
+            typer.echo(f"Error: {shown_error(error)}", err=True)
             raise typer.Exit(BAD_STORE if isinstance(error, BadStore) else WRONG_CALL) from None
 
     run.__signature__ = inspect.signature(command)  # type: ignore[attr-defined]
@@ -246,6 +247,9 @@ def demo(store: DemoStoreOption = None, feature: DemoFeatureOption = None) -> No
 
 
 SHELL_ONLY: tuple[tuple[str, Callable[..., None]], ...] = (
+    ("label export", label_export),
+    ("label import", label_import),
+    ("note export", note_export),
     ("evidence show", evidence_show),
     ("serve", serve),
     ("demo", demo),

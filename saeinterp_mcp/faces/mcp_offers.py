@@ -18,7 +18,7 @@ from mcp.types import (
 
 from saeinterp_mcp.config import shipped_text
 from saeinterp_mcp.errors import NotInStore, SaeInterpError, UnknownName
-from saeinterp_mcp.faces.answering import answer
+from saeinterp_mcp.faces.answering import answer, shown_error
 from saeinterp_mcp.faces.arguments import Entry
 from saeinterp_mcp.operations.evidence_replay import whole_answer
 from saeinterp_mcp.operations.features_search import feature_metrics
@@ -77,9 +77,9 @@ async def _read(ask: Callable[[], dict[str, Any]]) -> str:
     try:
         return json.dumps(await anyio.to_thread.run_sync(ask), ensure_ascii=False)
     except (UnknownName, NotInStore) as error:
-        raise ResourceNotFoundError(str(error)) from error
+        raise ResourceNotFoundError(shown_error(error)) from error
     except SaeInterpError as error:
-        raise ResourceError(str(error)) from error
+        raise ResourceError(shown_error(error)) from error
 
 
 def add_prompts(server: MCPServer[Any], stores: ServedStores) -> None:

@@ -69,7 +69,7 @@ def plain(value: Any) -> str:
         return ", ".join(plain(v) for v in value)
     if isinstance(value, Mapping):
         return "{" + _facts(value) + "}"
-    return with_its_blanks(str(value))
+    return with_its_blanks(str(value).replace("\n", "⏎"))
 
 
 def with_its_blanks(text: str) -> str:

@@ -15,6 +15,7 @@ from mcp.server.context import HandlerResult, ServerRequestContext
 from mcp.server.extension import Extension, MethodBinding, ResourceBinding
 from mcp.server.mcpserver.resources import TextResource
 from mcp.types import INVALID_PARAMS, PaginatedRequestParams, RequestParams
+from mcp.types.version import MODERN_PROTOCOL_VERSIONS
 
 from saeinterp_mcp.config import shipped_folder
 from saeinterp_mcp.frozen import Frozen
@@ -83,10 +84,11 @@ class SkillsExtension(Extension):
         ]
 
     def methods(self) -> Sequence[MethodBinding]:
-        """The two that declaring the extension promises. Hosts of both eras may ask: the names are no one else's."""
+        """The two that declaring the extension promises; only the modern era can declare it."""
+        eras = frozenset(MODERN_PROTOCOL_VERSIONS)
         return [
-            MethodBinding("skills/list", PaginatedRequestParams, self._list),
-            MethodBinding("skills/get", GetSkillParams, self._get),
+            MethodBinding("skills/list", PaginatedRequestParams, self._list, eras),
+            MethodBinding("skills/get", GetSkillParams, self._get, eras),
         ]
 
     async def _list(

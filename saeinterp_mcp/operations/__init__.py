@@ -17,6 +17,9 @@ from saeinterp_mcp.operations.group_sweep import group_sweep
 from saeinterp_mcp.operations.label_delete import label_delete
 from saeinterp_mcp.operations.label_get import label_get
 from saeinterp_mcp.operations.label_save import label_save
+from saeinterp_mcp.operations.note_get import note_get
+from saeinterp_mcp.operations.note_save import note_save
+from saeinterp_mcp.operations.queue_next import queue_next
 from saeinterp_mcp.operations.similar_features import similar_features
 from saeinterp_mcp.operations.stability import stability
 from saeinterp_mcp.operations.store_status import store_status
@@ -75,5 +78,8 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation(label_get, "label get", "Read labels", is_evidence=False),
     Operation(label_save, "label save", "Save a label", writes=True, repeatable=False, is_evidence=False),
     Operation(label_delete, "label delete", "Retire or restore a label", writes=True, is_evidence=False),
+    Operation(note_get, "note list", "Read notes", is_evidence=False),
+    Operation(note_save, "note save", "Write down a note", writes=True, repeatable=False, is_evidence=False),
+    Operation(queue_next, "queue next", "Next feature to label", writes=True, repeatable=False, is_evidence=False),
     Operation(evidence_replay, "evidence replay", "Does cited evidence still hold", is_evidence=False),
 )

@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from saeinterp_mcp.analysis.text import visible_values
 from saeinterp_mcp.errors import BadInput, SaeInterpError, UnknownName
 from saeinterp_mcp.labels.evidence import evidence_pattern, recorded_answer
 from saeinterp_mcp.labels.records import RecordedAnswer
@@ -133,7 +134,9 @@ def whole_answer(stores: ServedStores, evidence: str) -> dict[str, Any]:
     call = {"operation": recorded.operation, "arguments": recorded.arguments, "made_at": recorded.made_at}
     whole = {**body, "rows": rows} if rows else body
     changed = recorded.fingerprint != fingerprint_of(stores, store, recorded)
-    return {"evidence": evidence, "call": call, "store_changed": changed, "answer": whole}
+    found: dict[str, Any] = {"evidence": evidence, "call": call, "store_changed": changed, "answer": whole}
+    shown: dict[str, Any] = visible_values(found)
+    return shown
 
 
 def fingerprint_of(stores: ServedStores, store: Store, recorded: RecordedAnswer) -> str:

@@ -1,5 +1,6 @@
 """The names that rules about a store may use."""
 
+from saeinterp_mcp.errors import may_be_named
 from saeinterp_mcp.rules import Rule, check_rule, parse_rule
 from saeinterp_mcp.store.base import Store
 
@@ -55,4 +56,5 @@ def nearest_tokens(store: Store, token: str, n: int = 3) -> list[str]:
     if len(same) >= n or len(store.tokens) > 100_000:
         return same[:n]
     close = difflib.get_close_matches(token, store.tokens, n, cutoff=0.6)
-    return list(dict.fromkeys([*same, *close]))[:n]
+    found = dict.fromkeys([*same, *close])
+    return [one for one in found if one in same or may_be_named(one, token)][:n]

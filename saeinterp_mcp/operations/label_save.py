@@ -9,6 +9,7 @@ from saeinterp_mcp.fingerprint import rounded
 from saeinterp_mcp.labels.evidence import check_cited
 from saeinterp_mcp.labels.gate import supported_by
 from saeinterp_mcp.labels.heldout import n_tests, scores_of
+from saeinterp_mcp.labels.queue import complete
 from saeinterp_mcp.labels.records import MAX_TEXT, Label, Score, Status
 from saeinterp_mcp.labels.revisions import labels_of, save_label
 from saeinterp_mcp.operations.base import Feature, ScopeArgument, Window, digits, sealed
@@ -104,6 +105,7 @@ def label_save(
         others = labels_of(connection, store.lineage, [feature])
         if same := [o.label_id for o in others if o.text == label.text and o.label_id != label.label_id]:
             warnings.append(f"label {same[0]} of this feature says the same; to revise it give label_id")
+        complete(connection, store.lineage, feature)
         return label.model_copy(update={"evidence": cited})
 
     if evidence is not None:

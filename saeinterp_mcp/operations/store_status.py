@@ -1,5 +1,6 @@
 """What is served?"""
 
+import re
 from collections import Counter
 from typing import Annotated, Any
 
@@ -84,8 +85,8 @@ def store_status(
     chosen = list(stores.by_name.values()) if store is None else [stores.pick(store)]
     status = [_status(s) for s in chosen]
     warnings = [
-        f"store {s.name}: load check {c.get('name')} failed"
-        f"{' (overridden)' if c.get('overridden') else ''}: {c.get('note') or ''}"
+        f"store {s.name}: load check{_named(c.get('name'))} failed{' (overridden)' if c.get('overridden') else ''}; "
+        "its note is in checks"
         for s in chosen
         for c in s.manifest.checks
         if c.get("passed") is False
@@ -111,6 +112,11 @@ def store_status(
     )
     called = {"store": store, "of": fingerprint([s.fingerprint for s in chosen])}
     return _with_labels(sealed(result, None, called), chosen)
+
+
+def _named(check: Any) -> str:
+    """The name of a load check where it is a plain word: a store may come from anywhere."""
+    return f" {check}" if isinstance(check, str) and re.fullmatch(r"[\w.-]{1,60}", check, re.ASCII) else ""
 
 
 def _with_labels(result: StoreStatusResult, chosen: list[Store]) -> StoreStatusResult:

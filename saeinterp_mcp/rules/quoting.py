@@ -8,8 +8,10 @@ from saeinterp_mcp.errors import SaeInterpError
 Span = tuple[int, int]
 """Where something stands in a text: the index of its first character, and the one after its last."""
 
-_BLANK_LETTERS = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
-"""Printable to Python, invisible to a reader."""
+_BLANK_LETTERS = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0") | {
+    chr(c) for c in (*range(0x180B, 0x1810), *range(0xFE00, 0xFE10))
+}
+"""Printable to Python, invisible to a reader; variation selectors among them."""
 _SHORT = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
 _ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|(.))", re.DOTALL)
 _MEANING = {"n": "\n", "t": "\t", "r": "\r", '"': '"', "\\": "\\"}

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from saeinterp_mcp.analysis.text import visible_token
 from saeinterp_mcp.errors import BadInput, UnknownName, nearest
 from saeinterp_mcp.store.base import Store
 from saeinterp_mcp.store.open import is_url, open_store
@@ -32,7 +33,8 @@ class ServedStores:
         for location in locations:
             name, separator, path = location.partition("=")
             named = bool(separator) and not is_url(location) and not Path(location).exists()
-            stores.append(open_store(path if named else location, name if named else None, labels))
+            shown = visible_token(name) if named else None
+            stores.append(open_store(path if named else location, shown, labels))
         return cls(stores)
 
     def pick(self, name: str | None) -> Store:

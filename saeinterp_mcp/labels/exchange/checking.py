@@ -5,14 +5,14 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from saeinterp_mcp.fingerprint import fingerprint
 from saeinterp_mcp.frozen import describe_validation
 from saeinterp_mcp.labels.evidence import evidence_pattern
 from saeinterp_mcp.labels.exchange.records import BadLine
 from saeinterp_mcp.labels.exchange.versions import VERSION
-from saeinterp_mcp.labels.notes import NOTE_ID
-from saeinterp_mcp.labels.records import MAX_NOTES, MAX_TEXT, Label, Note
-from saeinterp_mcp.labels.revisions import LABEL_ID
+from saeinterp_mcp.labels.records import MAX_NOTES, MAX_TEXT, HeldoutTest, Label, Note
 
+LABEL_ID, NOTE_ID = re.compile(r"lb-[0-9a-f]{12}"), re.compile(r"nt-[0-9a-f]{12}")
 MADE_AT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 MAX_REVISION = 1_000_000
 MAX_CITED = 200
@@ -85,6 +85,32 @@ def check_note(note: Note, n_features: int, where: str) -> None:
             raise BadLine(where, f"{name} names {len(named)} notes, at most {MAX_CITED} are kept")
 
 
+def check_test(test: HeldoutTest, n_features: int, where: str) -> None:
+    """Refuse a held-out test whose numbers cannot be, or that is not of the rule it names.
+
+    Raises:
+        BadLine: what is wrong with it.
+    """
+    check_feature(test.feature, n_features, where)
+    check_evidence((test.evidence,), where)
+    for name in ("score", "low", "high", "floor"):
+        value = getattr(test, name)
+        if value is not None and not 0 <= value <= 1:
+            raise BadLine(where, f"{name} is {value}, expected 0 to 1")
+    numbers = (test.low, test.score, test.high)
+    if None not in numbers and list(numbers) != sorted(numbers, key=float):  # type: ignore[arg-type]
+        raise BadLine(where, "low, score and high are {}, {} and {}".format(*numbers))
+    if test.method == "rule" and test.test != fingerprint([test.rule, test.where, test.scope]):
+        raise BadLine(where, "test is not the fingerprint of its rule, where and scope")
+
+
+def check_evidence(cited: tuple[str, ...], where: str) -> None:
+    """Refuse what is no evidence id."""
+    pattern = evidence_pattern()
+    if wrong := [one for one in cited if not pattern.fullmatch(one)]:
+        raise BadLine(where, f"{wrong[0][:40]!r} is no evidence id")
+
+
 def check_based_on(based_on: tuple[str, ...], where: str) -> None:
     """Refuse what is no list of versions."""
     if wrong := [v for v in based_on if not isinstance(v, str) or not VERSION.fullmatch(v)]:
@@ -105,7 +131,9 @@ def check_words(values: dict[str, Any], where: str) -> None:
                 try:
                     text.encode("utf-8")
                 except UnicodeEncodeError as error:
-                    raise BadLine(where, f"{name} holds half a surrogate pair, which is no character") from error
+                    raise BadLine(
+                        where, f"{name} holds half a surrogate pair, which is no character"
+                    ) from error
 
 
 def _check_common(record: Label | Note, n_features: int, where: str) -> None:
@@ -116,9 +144,9 @@ def _check_common(record: Label | Note, n_features: int, where: str) -> None:
     if not 1 <= record.revision <= MAX_REVISION:
         raise BadLine(where, f"revision is {record.revision}, expected 1 to {MAX_REVISION}")
     if record.made_at and not MADE_AT.fullmatch(record.made_at):
-        raise BadLine(where, f"made_at is {record.made_at[:40]!r}, expected a time such as 2026-01-31T12:00:00Z")
-    pattern = evidence_pattern()
-    if wrong := [one for one in record.evidence if not pattern.fullmatch(one)]:
-        raise BadLine(where, f"{wrong[0][:40]!r} is no evidence id")
+        raise BadLine(
+            where, f"made_at is {record.made_at[:40]!r}, expected a time such as 2026-01-31T12:00:00Z"
+        )
+    check_evidence(record.evidence, where)
     if len(record.evidence) > MAX_CITED:
         raise BadLine(where, f"it cites {len(record.evidence)} answers, at most {MAX_CITED} are kept")

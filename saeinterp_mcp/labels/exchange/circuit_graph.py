@@ -136,7 +136,9 @@ def _graph(path: Path) -> dict[str, Any]:
     graph = document(path)
     nodes = graph.get("nodes") if isinstance(graph, dict) else None
     if not isinstance(nodes, list) or not all(isinstance(node, dict) for node in nodes):
-        raise BadInput(f"{path} is no circuit-tracer graph: expected an object with a list `nodes` of objects")
+        raise BadInput(
+            f"{path} is no circuit-tracer graph: expected an object with a list `nodes` of objects"
+        )
     assert isinstance(graph, dict), "nodes come from an object"
     return graph
 
@@ -145,7 +147,7 @@ def _layer(options: Options) -> int:
     layer = options.layer or ""
     if not (layer.isascii() and layer.isdecimal()):
         raise BadInput(
-            f"a graph has nodes of many layers; say which one the store is of with --layer N"
+            "a graph has nodes of many layers; say which one the store is of with --layer N"
             + (f", not {layer!r}" if layer else "")
         )
     return int(layer)

@@ -23,6 +23,8 @@ COLUMNS = ("feature", *(name for name in Label.model_fields if name != "feature"
 NEEDED = ("feature", "text")
 _WHOLE = ("feature", "revision", "window")
 _NUMBERS = ("importance", "confidence", "stability")
+_TEXTS = ("text", "notes", "category", "author", "source", "reason")
+"""Whose blanks count."""
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
 _YES_NO = {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False}
 
@@ -31,6 +33,7 @@ def write(target: Target, options: Options) -> Iterator[bytes]:
     """The rows, header first."""
     nothing: list[Label] = []
     labels = target.database.read(lambda c: labels_of(c, target.lineage, retired=True), nothing)
+    options.said.append(f"{len(labels)} labels")
     yield _row(COLUMNS)
     for label in sorted(labels, key=lambda label: (label.feature, label.label_id)):
         values = label.model_dump()
@@ -58,7 +61,7 @@ def read(path: Path, target: Target, options: Options) -> Iterator[Incoming | Ba
                 yield BadLine(f"line {rows.line_num}", f"not CSV: {error}")
                 continue
             except UnicodeDecodeError as error:
-                raise BadInput(f"{path} is not UTF-8: {error.reason}; save it as CSV UTF-8") from error
+                raise _no_utf8(path, error) from error
             if row is None:
                 return
             if not any(row):
@@ -74,15 +77,23 @@ def _bounded(text: io.TextIOWrapper) -> Iterator[str]:
         yield line
 
 
+def _no_utf8(path: Path, error: UnicodeDecodeError) -> BadInput:
+    return BadInput(f"{path} is not UTF-8 ({error.reason}); save it as CSV UTF-8")
+
+
 def _header(path: Path, rows: Any) -> list[str]:
     try:
         header = [name.strip().lower() for name in next(rows, [])]
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise BadInput(f"{path} is no CSV in UTF-8: {error}") from error
+    except UnicodeDecodeError as error:
+        raise _no_utf8(path, error) from error
+    except csv.Error as error:
+        raise BadInput(f"{path} is no CSV: {error}") from error
     if unknown := [name for name in header if name not in COLUMNS]:
         raise BadInput(f"{path} has a column {unknown[0][:40]!r}; {nearest(unknown[0][:40], COLUMNS)}")
     if missing := [name for name in NEEDED if name not in header]:
-        raise BadInput(f"{path} has no column {missing[0]!r}; a table of labels has at least {', '.join(NEEDED)}")
+        raise BadInput(
+            f"{path} has no column {missing[0]!r}; a table of labels has at least {', '.join(NEEDED)}"
+        )
     if len(set(header)) < len(header):
         raise BadInput(f"{path} has a column twice: {next(n for n in header if header.count(n) > 1)!r}")
     return header
@@ -94,7 +105,7 @@ def _incoming(where: str, header: list[str], row: list[str], n_features: int) ->
     values = {
         name: _value(where, name, cell)
         for name, cell in zip(header, row, strict=True)
-        if cell.strip() or name == "evidence"
+        if (cell if name in _TEXTS else cell.strip()) or name == "evidence"
     }
     if "feature" not in values or "text" not in values:
         raise BadLine(where, "a label needs a feature and text")

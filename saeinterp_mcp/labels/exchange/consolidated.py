@@ -40,7 +40,12 @@ FIELDS = (
 _OPTIONAL = FIELDS[-3:]
 _NAMES = ("dashboard_name", "research_label")
 _DASHBOARD_FIELDS = ("name", "category", "notes", "timestamp")
-_NUMBERS = ("hypothesis_confidence", "importance_percentile", "interpretability_confidence", "stability_score")
+_NUMBERS = (
+    "hypothesis_confidence",
+    "importance_percentile",
+    "interpretability_confidence",
+    "stability_score",
+)
 DASHBOARD_SOURCE = "dashboard"
 BY_PEOPLE = ("dashboard", "manual", "none", "")
 """Sources whose label somebody typed in, when there is no research label."""
@@ -53,7 +58,10 @@ def write(target: Target, options: Options) -> Iterator[bytes]:
     by_feature: dict[int, list[Label]] = {}
     for label in labels:
         by_feature.setdefault(label.feature, []).append(label)
-    entries = {str(f): entry_of(f, _model(options, target, found), found) for f, found in sorted(by_feature.items())}
+    entries = {
+        str(f): entry_of(f, _model(options, target, found), found) for f, found in sorted(by_feature.items())
+    }
+    options.said.append(f"{len(entries)} features with labels in use")
     yield json.dumps(entries, ensure_ascii=False, indent=2).encode("utf-8") + b"\n"
 
 
@@ -152,7 +160,11 @@ def _entries(path: Path, fields: tuple[str, ...]) -> Iterator[tuple[str, int, di
 def _fits(name: str, value: Any) -> bool:
     if name == "feature_id" or value is None:
         return True
-    return isinstance(value, int | float) and not isinstance(value, bool) if name in _NUMBERS else isinstance(value, str)
+    return (
+        isinstance(value, int | float) and not isinstance(value, bool)
+        if name in _NUMBERS
+        else isinstance(value, str)
+    )
 
 
 def _labels(where: str, feature: int, entry: Mapping[str, Any]) -> Iterator[Label]:

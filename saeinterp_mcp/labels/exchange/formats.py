@@ -94,7 +94,13 @@ def format_of(path: Path) -> LabelFormat:
     """
     suffixes = [suffix for suffix in path.suffixes if suffix != ".gz"]
     last = suffixes[-1].lower() if suffixes else ""
-    name = _name_of_lines(path) if last in (".jsonl", ".ndjson") else _name_of_document(path) if last == ".json" else None
+    name = (
+        _name_of_lines(path)
+        if last in (".jsonl", ".ndjson")
+        else _name_of_document(path)
+        if last == ".json"
+        else None
+    )
     if last == ".csv":
         name = "csv"
     if name is None:

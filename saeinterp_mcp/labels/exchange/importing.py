@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from saeinterp_mcp.errors import BadInput, SaeInterpError
 from saeinterp_mcp.fingerprint import canonical_json
-from saeinterp_mcp.labels.database import LabelsInMemory, now
+from saeinterp_mcp.labels.database import LabelsInMemory
 from saeinterp_mcp.labels.evidence import FIELDS as ANSWER_FIELDS
+from saeinterp_mcp.labels.exchange.merging import Merger, Tally
 from saeinterp_mcp.labels.exchange.records import (
     BadLine,
     Counts,
@@ -29,7 +30,6 @@ from saeinterp_mcp.labels.exchange.records import (
     Source,
     Target,
 )
-from saeinterp_mcp.labels.exchange.merging import Merger, Tally
 from saeinterp_mcp.labels.exchange.shelves import LABELS, NOTES
 from saeinterp_mcp.labels.exchange.versions import version_of
 from saeinterp_mcp.labels.gate import supported_by
@@ -53,7 +53,13 @@ class Import:
     """One file into one store's labels."""
 
     def __init__(
-        self, path: Path, format_name: str, target: Target, source: Source, on_conflict: OnConflict, on_bad: OnBad
+        self,
+        path: Path,
+        format_name: str,
+        target: Target,
+        source: Source,
+        on_conflict: OnConflict,
+        on_bad: OnBad,
     ) -> None:
         self.path, self.format_name, self.target, self.source = path, format_name, target, source
         self.on_conflict: OnConflict = on_conflict
@@ -113,7 +119,10 @@ class Import:
         answer = incoming.answer
         if answer.operation not in self.target.askable:
             return self._bad(
-                BadLine(incoming.where, f"{answer.operation[:40]!r} is no operation that evidence comes from"), tally
+                BadLine(
+                    incoming.where, f"{answer.operation[:40]!r} is no operation that evidence comes from"
+                ),
+                tally,
             )
         values = {**answer.model_dump(), "store": self.target.lineage}
         values["arguments"] = canonical_json(answer.arguments)
@@ -138,7 +147,9 @@ class Import:
         claimed, label = version_of(incoming.label), incoming.label
         if not label.label_id:
             label = label.model_copy(
-                update={"label_id": LABELS.id_from(self.target.lineage, label.feature, label.source, label.text)}
+                update={
+                    "label_id": LABELS.id_from(self.target.lineage, label.feature, label.source, label.text)
+                }
             )
             if label.importance is None:
                 label = label.model_copy(update={"importance": self.target.importance(label.feature)})

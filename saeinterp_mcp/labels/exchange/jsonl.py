@@ -17,9 +17,10 @@ from saeinterp_mcp.errors import BadInput, BadStore
 from saeinterp_mcp.labels.exchange.checking import (
     MADE_AT,
     check_based_on,
-    check_feature,
+    check_evidence,
     check_label,
     check_note,
+    check_test,
     check_words,
     made,
 )
@@ -55,14 +56,20 @@ def write(target: Target, options: Options) -> Iterator[bytes]:
     def look(connection: "sqlite3.Connection") -> list[bytes]:
         taken = all_taken(connection)
         cited: set[str] = set()
-        lines = []
+        labels = []
         for label in sorted(labels_of(connection, target.lineage, retired=True), key=_label_order):
             cited.update(label.evidence)
-            earlier = history_of(connection, target.lineage, label.label_id)[:-1] if label.revision > 1 else []
-            lines.append(_record_line("label", label, earlier, taken.get(label.label_id, [])))
-        lines += _note_lines(connection, target.lineage, taken, cited)
-        lines += _test_lines(connection, target.lineage, cited)
-        return lines + _answer_lines(connection, target.lineage, cited)
+            earlier = (
+                history_of(connection, target.lineage, label.label_id)[:-1] if label.revision > 1 else []
+            )
+            labels.append(_record_line("label", label, earlier, taken.get(label.label_id, [])))
+        notes = _note_lines(connection, target.lineage, taken, cited)
+        tests = _test_lines(connection, target.lineage, cited)
+        answers = _answer_lines(connection, target.lineage, cited)
+        options.said.append(
+            f"{len(labels)} labels, {len(notes)} notes, {len(tests)} held-out tests and {len(answers)} recorded calls"
+        )
+        return [*labels, *notes, *tests, *answers]
 
     yield _line(
         {"format": FORMAT, "version": VERSION, "store": target.name, "lineage": target.lineage}
@@ -130,21 +137,25 @@ def _incoming(where: str, values: dict[str, Any], n_features: int) -> Incoming:
         return IncomingNote(where, note, based_on)
     if kind == "test":
         made_at = values.pop("made_at", "")
-        test = made(HeldoutTest, {"store": "", "where": None, "scope": None, **_no_numbers(), **values}, where)
+        given = {"store": "", "where": None, "scope": None, **_no_numbers(), **values}
+        test: HeldoutTest = made(HeldoutTest, given, where)
         _check_times_and_words(where, made_at, values)
-        check_feature(test.feature, n_features, where)
+        check_test(test, n_features, where)
         return IncomingTest(where, test, made_at)
     if kind == "answer":
         result = {name: values.pop(name, "") for name in ("basis", "summary")}
-        answer = made(RecordedAnswer, {"store": "", "result": result, **values}, where)
+        answer: RecordedAnswer = made(RecordedAnswer, {"store": "", "result": result, **values}, where)
         _check_times_and_words(where, answer.made_at, {**values, **result})
+        check_evidence((answer.evidence,), where)
         return IncomingAnswer(where, answer)
     raise BadLine(where, f"record is {str(kind)[:40]!r}, expected label, note, test or answer")
 
 
 def _check_times_and_words(where: str, made_at: Any, values: dict[str, Any]) -> None:
     if not isinstance(made_at, str) or not MADE_AT.fullmatch(made_at):
-        raise BadLine(where, f"made_at is {str(made_at)[:40]!r}, expected a time such as 2026-01-31T12:00:00Z")
+        raise BadLine(
+            where, f"made_at is {str(made_at)[:40]!r}, expected a time such as 2026-01-31T12:00:00Z"
+        )
     check_words({**values, "arguments": json.dumps(values.get("arguments"), ensure_ascii=False)}, where)
 
 
@@ -210,7 +221,9 @@ def _answer_lines(connection: "sqlite3.Connection", lineage: str, cited: set[str
 
 
 def _line(values: Mapping[str, Any]) -> bytes:
-    told = {name: value for name, value in values.items() if value not in (None, [], "") and value is not False}
+    told = {
+        name: value for name, value in values.items() if value not in (None, [], "") and value is not False
+    }
     text = json.dumps(told, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return (_shown(text) + "\n").encode("utf-8")
 

@@ -28,7 +28,18 @@ if TYPE_CHECKING:
 
 MAX_LISTED = 200
 """Conflicts, demotions and skipped lines that a report names one by one."""
-SHOWN = ("revision", "text", "rule", "category", "status", "confidence", "author", "retired", "kind", "made_at")
+SHOWN = (
+    "revision",
+    "text",
+    "rule",
+    "category",
+    "status",
+    "confidence",
+    "author",
+    "retired",
+    "kind",
+    "made_at",
+)
 WHAT_IS_DONE = {
     "both": "ours stays, theirs is kept beside it",
     "keep": "ours stays, theirs is in the file only",
@@ -40,9 +51,7 @@ class Tally:
     """What has happened so far in an import."""
 
     def __init__(self) -> None:
-        self.counts = {
-            kind: dict.fromkeys(Counts.model_fields, 0) for kind in (LABELS.kind, NOTES.kind)
-        }
+        self.counts = {kind: dict.fromkeys(Counts.model_fields, 0) for kind in (LABELS.kind, NOTES.kind)}
         self.conflicts: list[Conflict] = []
         self.demoted: list[Demoted] = []
         self.skipped: list[Skipped] = []
@@ -104,7 +113,9 @@ class Merger:
     def _add(self, shelf: Shelf, incoming: IncomingLabel | IncomingNote, record: Any, claimed: str) -> None:
         record_id = shelf.id_of(record)
         if shelf.is_elsewhere(self.connection, record_id):
-            raise BadLine(incoming.where, f"{shelf.kind} {record_id} belongs to another store in this labels file")
+            raise BadLine(
+                incoming.where, f"{shelf.kind} {record_id} belongs to another store in this labels file"
+            )
         record = record.model_copy(update={"made_at": record.made_at or now()})
         shelf.append(self.connection, self.lineage, None, record)
         take(self.connection, record_id, _taken_with(incoming, claimed, record))
@@ -121,12 +132,20 @@ class Merger:
         if isinstance(incoming, IncomingLabel):
             if incoming.edit_of is not None:
                 return incoming.edit_of == ours.revision
-            if _has_no_history(incoming):  # what such a file said before may be replaced, what was changed here not
+            if _has_no_history(
+                incoming
+            ):  # what such a file said before may be replaced, what was changed here not
                 return version in taken_versions(self.connection, shelf.id_of(ours))
         return continues(incoming.based_on, version)
 
     def _revise(
-        self, shelf: Shelf, incoming: IncomingLabel | IncomingNote, row: int, ours: Any, record: Any, claimed: str
+        self,
+        shelf: Shelf,
+        incoming: IncomingLabel | IncomingNote,
+        row: int,
+        ours: Any,
+        record: Any,
+        claimed: str,
     ) -> None:
         edited = isinstance(incoming, IncomingLabel) and incoming.edit_of is not None
         changes = {
@@ -141,7 +160,13 @@ class Merger:
             self.tally.count(shelf, "retired")
 
     def _conflict(
-        self, shelf: Shelf, incoming: IncomingLabel | IncomingNote, row: int, ours: Any, record: Any, claimed: str
+        self,
+        shelf: Shelf,
+        incoming: IncomingLabel | IncomingNote,
+        row: int,
+        ours: Any,
+        record: Any,
+        claimed: str,
     ) -> None:
         record_id, done = shelf.id_of(record), WHAT_IS_DONE[self.on_conflict]
         if self.on_conflict == "theirs":
@@ -166,7 +191,11 @@ class Merger:
         old_id = shelf.id_of(record)
         new_id = shelf.id_from("conflict", old_id, claimed)
         if shelf.find(self.connection, self.lineage, new_id) is None:
-            changes: dict[str, Any] = {shelf.id_field: new_id, "revision": 1, "made_at": record.made_at or now()}
+            changes: dict[str, Any] = {
+                shelf.id_field: new_id,
+                "revision": 1,
+                "made_at": record.made_at or now(),
+            }
             if shelf is LABELS:
                 changes["source"] = f"conflict with {old_id}"
             shelf.append(self.connection, self.lineage, None, record.model_copy(update=changes))

@@ -36,7 +36,9 @@ def write(target: Target, options: Options) -> Iterator[bytes]:
         BadInput: nobody said which model and layer.
     """
     if not options.model_id or not options.layer:
-        raise BadInput("an export for Neuronpedia needs --model-id and --layer (its source, 12-gemmascope-res-16k)")
+        raise BadInput(
+            "an export for Neuronpedia needs --model-id and --layer (its source, 12-gemmascope-res-16k)"
+        )
     place = {"modelId": options.model_id, "layer": options.layer}
 
     def look(connection: "sqlite3.Connection") -> list[dict[str, Any]]:
@@ -48,7 +50,9 @@ def write(target: Target, options: Options) -> Iterator[bytes]:
         return found
 
     nothing: list[dict[str, Any]] = []
-    for values in target.database.read(look, nothing):
+    found = target.database.read(look, nothing)
+    options.said.append(f"{len(found)} labels in use")
+    for values in found:
         yield json.dumps(values, ensure_ascii=False).encode("utf-8") + b"\n"
 
 

@@ -26,7 +26,7 @@ def content_hash(record: Label | Note) -> str:
         for name, value in record.model_dump().items()
         if name not in _NOT_CONTENT
         and value != ()
-        and not any(value is n or value == n and isinstance(value, str) for n in _NOTHING)
+        and not any(value is n or (value == n and isinstance(value, str)) for n in _NOTHING)
     }
     return fingerprint(said)[:12]
 
@@ -67,5 +67,5 @@ def take(connection: "sqlite3.Connection", record_id: str, versions: Iterable[st
 
 
 def continues(based_on: Sequence[str], ours: str) -> bool:
-    """Whether what was made from `based_on` goes on from our version: it was one of them, or says what the last said."""
+    """Whether what was made from `based_on` goes on from ours: one of them, or with the same content as the last."""
     return ours in based_on or (bool(based_on) and hash_in(based_on[-1]) == hash_in(ours))

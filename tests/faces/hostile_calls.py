@@ -1,0 +1,139 @@
+"""Calls of every operation, made from its input schema; and an independent eye for what must not be shown."""
+
+import unicodedata
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from saeinterp_mcp.faces.arguments import Entry
+from tests.faces.hostile_world import PAYLOADS
+
+KNOWN: dict[str, tuple[Any, ...]] = {
+    "feature": (0, 2, 3),
+    "seed_feature": (2,),
+    "limit": (50,),
+    "min_n": (1,),
+    "size": (3,),
+    "draws": (19,),
+    "window": (3,),
+    "history": (True,),
+    "detail": ("detailed",),
+    "scope": ("before",),
+}
+"""Values that bring most to light, by the name of the argument; others are made from the schema."""
+OF_STORE: dict[str, dict[str, tuple[Any, ...]]] = {
+    "seq": {
+        "family": ("fam", "other"),
+        "family_x": ("fam",),
+        "family_y": ("other",),
+        "by": ("module", "source", "module.class"),
+        "families": (["fam", "other"],),
+        "rule": ("family:fam>=1", "not token:w1 or module=m0"),
+        "where": ("family:fam>=1", "not module=m0"),
+        "given": ("family:other>=1",),
+    },
+    "gear": {
+        "family": ("swim", "a"),
+        "family_x": ("swim",),
+        "family_y": ("a",),
+        "by": ("weapon", "weapon.class"),
+        "families": (["swim", "a"],),
+        "rule": ("family:swim>=3", "weapon=bow0"),
+        "where": ("family:swim>=3",),
+        "given": ("family:a>=1",),
+    },
+}
+ON_FEATURES = ("firing_rate>0", "max>0.1")
+"""`where` of features_search is about features."""
+_BLANK = {
+    0x034F,
+    0x115F,
+    0x1160,
+    0x17B4,
+    0x17B5,
+    0x3164,
+    0xFFA0,
+    *range(0x180B, 0x1810),
+    *range(0xFE00, 0xFE10),
+}
+_BLANK |= set(range(0xE0000, 0xE1000))
+"""Drawn as nothing though they are letters and marks: Default_Ignorable_Code_Point of Unicode's DerivedCoreProperties."""
+
+
+def hidden(text: str, breaks: bool = False) -> list[str]:
+    """Characters of a text that act or that a reader does not see; line breaks may be allowed."""
+    found = []
+    for character in text:
+        category = unicodedata.category(character)
+        invisible = category[0] == "C" or category in ("Zl", "Zp") or ord(character) in _BLANK
+        if invisible and not (breaks and character == "\n"):
+            found.append(f"U+{ord(character):04X}")
+    return found
+
+
+def leaves(value: Any, at: str = "") -> Iterator[tuple[str, str]]:
+    """(path, string) of every string of a JSON value and of every key; a table's cell is named by its column."""
+    if isinstance(value, str):
+        yield at, value
+    elif isinstance(value, dict):
+        columns = value.get("columns") if isinstance(value.get("rows"), list) else None
+        for key, part in value.items():
+            yield f"{at}.(key)", key
+            if key == "rows" and columns:
+                for row in part:
+                    for column, cell in zip(columns, row, strict=True):
+                        yield from leaves(cell, f"{at}.rows.{column}")
+            else:
+                yield from leaves(part, f"{at}.{key}")
+    elif isinstance(value, list):
+        for part in value:
+            yield from leaves(part, f"{at}[]")
+
+
+def calls(
+    entry: Entry, store: str, ids: dict[str, Any], texts: Sequence[str] = PAYLOADS
+) -> Iterator[dict[str, Any]]:
+    """The call with what it needs, then for every argument and each value worth a try that call with it.
+
+    Args:
+        entry: the operation.
+        store: `seq` or `gear`.
+        ids: of what is on record: `label_id`, `note_id`, `evidence`.
+        texts: given where any text will do.
+    """
+    schema = entry.input_schema
+    values = {
+        name: list(_values(entry, name, part, store, ids, texts))
+        for name, part in schema["properties"].items()
+    }
+    needed = {name: values[name][0] for name in schema.get("required", [])}
+    yield {**needed, "store": store}
+    for name, choices in values.items():
+        if name != "store":
+            yield from ({**needed, name: choice, "store": store} for choice in choices)
+
+
+def _values(
+    entry: Entry, name: str, part: dict[str, Any], store: str, ids: dict[str, Any], texts: Sequence[str]
+) -> Iterator[Any]:
+    if name == "store":
+        return
+    if entry.name == "features_search" and name == "where":
+        yield from ON_FEATURES
+        return
+    if "enum" in part:
+        yield from part["enum"]
+        return
+    several = part.get("type") == "array"
+    if name in ids:
+        yield [ids[name]] if several else ids[name]
+    known = OF_STORE[store].get(name, ()) + KNOWN.get(name, ())
+    yield from known
+    kind = part.get("type")
+    if kind == "boolean":
+        yield from (True, False)
+    elif kind == "string":
+        yield from texts
+    elif several:
+        yield from ([a, b] for a, b in zip(texts[::2], texts[1::2], strict=False))
+    elif not known:
+        yield 1
