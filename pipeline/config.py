@@ -16,7 +16,7 @@ from pydantic import (
 from pipeline.source_config import DatasetConfig, ModelConfig, SaeConfig
 from saeinterp_mcp.frozen import Frozen, FrozenFile
 
-FAMILY_NAME = r"^[A-Za-z_][A-Za-z0-9_-]*$"
+FAMILY_NAME = r"^[A-Za-z_][A-Za-z0-9_-]{0,199}$"
 """Families are named in questions, so their names are words."""
 
 
@@ -196,7 +196,7 @@ class RunConfig(FrozenFile):
 
     kind: Literal["sequence"] = "sequence"
     """What the samples are; a run over sets is a `SetRunConfig`."""
-    name: str = Field(pattern=r"^[\w.-]+$")
+    name: str = Field(pattern=r"^[\w.-]{1,200}$")
     """Name of the bundle and the store."""
     model: ModelConfig
     sae: SaeConfig

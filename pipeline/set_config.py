@@ -221,7 +221,7 @@ class SetRunConfig(FrozenFile):
 
     kind: Literal["set"]
     """What the samples are; without it, or with `sequence`, the file is a `RunConfig`."""
-    name: str = Field(pattern=r"^[\w.-]+$")
+    name: str = Field(pattern=r"^[\w.-]{1,200}$")
     """Name of the bundle and the store."""
     model: SetModelConfig
     hook: str = "masked_mean"

@@ -47,6 +47,7 @@ ALLOWED = {
         "saeinterp_mcp.analysis.ranges",
         "saeinterp_mcp.analysis.sampling",
         "saeinterp_mcp.analysis.splits",
+        "saeinterp_mcp.analysis.text",
         "saeinterp_mcp.errors",
         "saeinterp_mcp.fingerprint",
         "saeinterp_mcp.frozen",
@@ -64,6 +65,7 @@ ALLOWED = {
     "saeinterp_mcp.loaders": ("saeinterp_mcp.config", "saeinterp_mcp.errors", "saeinterp_mcp.frozen"),
     "saeinterp_mcp.operations": (
         "saeinterp_mcp.analysis",
+        "saeinterp_mcp.clients",
         "saeinterp_mcp.errors",
         "saeinterp_mcp.fingerprint",
         "saeinterp_mcp.frozen",
@@ -72,6 +74,7 @@ ALLOWED = {
         "saeinterp_mcp.store",
     ),
     "saeinterp_mcp.faces": (
+        "saeinterp_mcp.analysis.text",
         "saeinterp_mcp.config",
         "saeinterp_mcp.demo",
         "saeinterp_mcp.errors",
@@ -274,6 +277,7 @@ FROM_THE_SERVER = (
     "saeinterp_mcp.errors",
     "saeinterp_mcp.fingerprint",
     "saeinterp_mcp.frozen",
+    "saeinterp_mcp.labels",
     "saeinterp_mcp.loaders",
     "saeinterp_mcp.rules",
     "saeinterp_mcp.store",

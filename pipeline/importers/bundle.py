@@ -19,7 +19,7 @@ from saeinterp_mcp.frozen import Frozen, FrozenFile
 from saeinterp_mcp.store.manifest import Kind
 from saeinterp_mcp.store.sample_table import NONE_VALUE, SampleTable, Units
 
-NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,199}")
 U32_LIMIT = 2**32 - 1
 SAMPLE_BATCH = 65_536
 
@@ -80,8 +80,8 @@ class BundleConfig(FrozenFile):
     @field_validator("name")
     @classmethod
     def _identifier(cls, name: str) -> str:
-        if not re.fullmatch(r"[\w.-]+", name):
-            raise ValueError(f"{name!r} must consist of letters, digits, '_', '-' and '.'")
+        if not re.fullmatch(r"[\w.-]{1,200}", name):
+            raise ValueError(f"{name[:200]!r} must consist of letters, digits, '_', '-' and '.'")
         return name
 
     @model_validator(mode="after")

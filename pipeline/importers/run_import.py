@@ -20,6 +20,7 @@ from pipeline.stages.publish_store import deliver_store
 from pipeline.stages.store_config import BaseSource, BundleSource
 from saeinterp_mcp.errors import BadInput, nearest
 from saeinterp_mcp.frozen import Frozen, describe_validation
+from saeinterp_mcp.labels.database import copy_labels
 from saeinterp_mcp.store.manifest import Manifest, read_manifest
 
 FORMATS = ("bundle", *OPENERS)
@@ -171,4 +172,10 @@ def run_to_store(
     )
     manifest = deliver_store(folders["publish_store"] / STORE, out, entries)
     shutil.rmtree(run.work, ignore_errors=True)
+    if (
+        (base := getattr(run, "base", None)) is not None
+        and copy_labels(base.path, out)
+        and progress is not None
+    ):
+        progress.say(f"labels of {base.path} are those of {out} too: copied")
     return manifest

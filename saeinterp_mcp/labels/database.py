@@ -160,6 +160,8 @@ class LabelFile(LabelDatabase):
                 ):
                     time.sleep(0.01)
                     continue
+                if error.sqlite_errorname == "SQLITE_ERROR":
+                    raise  # a statement that does not fit the tables: a bug of ours
                 raise BadInput(
                     f"{self.path} cannot be used: {error}. Labels, notes, held-out tests and evidence are kept there; "
                     "name a file that can be written with --labels FILE"
@@ -193,6 +195,32 @@ def labels_beside(folder: Path) -> LabelFile:
     """The labels file of a store in a folder: beside it, under its name."""
     place = folder.resolve()
     return LabelFile(place.with_name(place.name + SUFFIX))
+
+
+def copy_labels(old: Path, new: Path) -> bool:
+    """Give a store the labels of the generation it comes from; whether there were any. A file that is there stays.
+
+    Raises:
+        BadStore: the old labels file is damaged.
+    """
+    import sqlite3
+
+    source, target = labels_beside(old).path, labels_beside(new).path
+    if not source.exists() or target.exists():
+        return False
+    partial = target.with_name(target.name + ".partial")
+    partial.unlink(missing_ok=True)
+    try:
+        with (
+            closing(sqlite3.connect(f"{source.as_uri()}?mode=rw", uri=True)) as from_,
+            closing(sqlite3.connect(partial)) as to,
+        ):
+            from_.backup(to)
+    except sqlite3.DatabaseError as error:
+        partial.unlink(missing_ok=True)
+        raise BadStore(source, "a labels file", str(error), ADVICE) from error
+    partial.rename(target)
+    return True
 
 
 def now() -> str:

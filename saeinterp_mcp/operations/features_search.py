@@ -72,7 +72,7 @@ def features_search(
     warnings: list[str] = []
     if where is not None and where.strip():
         keep = evaluate_metric_filter(parse_metric_filter(where, METRICS), metrics)
-    else:
+    elif chosen != "label":
         flagged = below_floor(store)
         keep &= ~flagged
         if flagged.any():

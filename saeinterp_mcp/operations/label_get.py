@@ -97,7 +97,7 @@ def label_get(
     if database and shown:
         records = database.read(complete_records, records)
     n_features = len({label.feature for label in found})
-    about = f" of feature {feature}" if feature is not None else f" of {n_features} features"
+    about = f" of feature {feature}" if feature is not None else f" of {n_features} feature{'' if n_features == 1 else 's'}"
     result = LabelGet(
         operation="label_get",
         store=store.name,

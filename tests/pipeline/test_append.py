@@ -14,6 +14,9 @@ from pipeline.importers.run_compact import compact_store
 from pipeline.importers.run_import import import_bundle
 from pipeline.verify import verify_store
 from saeinterp_mcp.errors import BadInput
+from saeinterp_mcp.labels.database import LabelFile
+from saeinterp_mcp.operations.label_get import label_get
+from saeinterp_mcp.operations.label_save import label_save
 from saeinterp_mcp.store.base import Store
 from saeinterp_mcp.store.memory_store import MemoryBackend, World, memory_store
 from saeinterp_mcp.store.open import open_store
@@ -66,7 +69,7 @@ def assert_same_answers(found: Store, truth: Store) -> None:
     rows = np.arange(truth.n_rows("all"))[::-1].copy()
     for mine, true in zip(found.firing_at(rows), truth.firing_at(rows), strict=True):
         np.testing.assert_array_equal(mine, true)
-    skipped = {"files", "provenance", "checks", "dropped", "generation", "segments"}
+    skipped = {"files", "provenance", "checks", "dropped", "generation", "segments", "lineage"}
     assert found.manifest.model_dump(exclude=skipped) == truth.manifest.model_dump(exclude=skipped)
 
 
@@ -166,3 +169,33 @@ def test_a_store_of_one_segment_is_not_compacted(tmp_path: Path) -> None:
     store = import_world(builds(), tmp_path)
     with pytest.raises(BadInput, match="has one segment; there is nothing to compact"):
         compact_store(store, tmp_path / "out", progress=Quiet())
+
+
+def test_labels_and_the_count_of_held_out_tests_go_along(tmp_path: Path) -> None:
+    first, second = parts_of(builds(), [9])
+    store = import_world(first, tmp_path / "old")
+    old = open_store(store)
+    saved = label_save(old, 0, "swims")
+    assert old.lineage == old.fingerprint
+    bundle = write_bundle(second, tmp_path / "more")
+    import_bundle(bundle, tmp_path / "new", progress=Quiet(), append_to=store)
+    new = open_store(tmp_path / "new")
+    assert new.fingerprint != old.fingerprint
+    assert new.lineage == old.lineage
+    assert [label.label_id for label in label_get(new, 0).labels] == [saved.label_id]
+    label_save(new, 0, "of the second generation")
+    assert (label_get(old).total, label_get(new).total) == (1, 2)
+    compact_store(tmp_path / "new", tmp_path / "one")
+    compacted = open_store(tmp_path / "one")
+    assert (compacted.lineage, label_get(compacted).total) == (old.lineage, 2)
+
+
+def test_labels_that_are_there_already_are_not_written_over(tmp_path: Path) -> None:
+    first, second = parts_of(builds(), [9])
+    store = import_world(first, tmp_path / "old")
+    label_save(open_store(store), 0, "swims")
+    LabelFile(tmp_path / "new.labels.sqlite").write(lambda connection: None)
+    import_bundle(
+        write_bundle(second, tmp_path / "more"), tmp_path / "new", progress=Quiet(), append_to=store
+    )
+    assert label_get(open_store(tmp_path / "new")).total == 0

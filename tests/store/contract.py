@@ -54,7 +54,7 @@ def assert_same_store(found: Store, truth: Store) -> None:
         for column in truth.backend.table(frame).columns:
             cells, expected = (s.backend.table(frame)[column].to_list() for s in (found, truth))
             assert cells == (pytest.approx(expected) if column == "idf" else expected)
-    skipped = {"files", "provenance", "checks", "dropped", "dataset", "model", "sae"}
+    skipped = {"files", "provenance", "checks", "dropped", "dataset", "model", "sae", "lineage"}
     assert found.manifest.model_dump(exclude=skipped) == truth.manifest.model_dump(exclude=skipped)
 
 
