@@ -12,7 +12,7 @@ from pipeline.config import Execution, StoreConfig
 from pipeline.importers.bundle import read_config
 from pipeline.importers.convert_source import CONVERT_SOURCE, OPENERS, open_source
 from pipeline.importers.source import SourceSection, default_name, refuse_pickles
-from pipeline.progress import Reporter
+from pipeline.progress import Reporter, default_reporter
 from pipeline.runner import run_stages
 from pipeline.stage import RunSections, Stage
 from pipeline.stages.bundle_to_store import STORE, stages_from_bundle
@@ -172,10 +172,7 @@ def run_to_store(
     )
     manifest = deliver_store(folders["publish_store"] / STORE, out, entries)
     shutil.rmtree(run.work, ignore_errors=True)
-    if (
-        (base := getattr(run, "base", None)) is not None
-        and copy_labels(base.path, out)
-        and progress is not None
-    ):
-        progress.say(f"labels of {base.path} are those of {out} too: copied")
+    base = getattr(run, "base", None)
+    if base is not None and copy_labels(base.path, out):
+        (progress or default_reporter()).say(f"the labels of {base.path} go along with {out}")
     return manifest
