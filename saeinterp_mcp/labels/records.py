@@ -11,10 +11,11 @@ QueueState = Literal["added", "claimed", "skipped", "done"]
 HypothesisStatus = Literal["proposed", "testing", "supported", "refuted", "superseded"]
 CATEGORIES = {
     "set": ("mechanical", "tactical", "strategic", "auxiliary"),
-    "sequence": ("mechanical", "tactical", "strategic", "auxiliary"),
+    "sequence": ("token", "syntactic", "semantic", "positional", "output", "auxiliary"),
 }
-"""Suggested categories by kind of store; any other word will do. mechanical: detects something low-level; tactical: a
-combination; strategic: a purpose behind it; auxiliary: weak, nothing found."""
+"""Suggested categories by kind of store; any other word will do. In sets mechanical: detects something low-level;
+tactical: a combination; strategic: a purpose behind it. In sequences token: one token or its variants; output: clearer
+in what it promotes than in what it fires on. auxiliary: weak, nothing found."""
 MAX_TEXT, MAX_NOTES = 500, 8_000
 """Characters of a label's text and of its notes (or of a note's text)."""
 

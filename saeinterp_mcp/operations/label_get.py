@@ -35,6 +35,10 @@ SHOWN_IN_HISTORY = (
 )
 
 
+NOTES_IN_LISTS = 300
+"""Characters of a label's notes where several labels are shown."""
+
+
 class LabelGet(Result):
     """Labels: by feature, best first; with a query best match first."""
 
@@ -55,7 +59,7 @@ def label_get(
     ] = None,
     query: Query = None,
     history: Annotated[bool, Field(description="All revisions, retired labels too")] = False,
-    limit: Annotated[int, Field(ge=1, le=100, description="Labels shown")] = 10,
+    limit: Annotated[int, Field(ge=1, le=100, description="Labels shown")] = 6,
     cursor: Cursor = None,
 ) -> LabelGet:
     """Read labels with their evidence and held-out scores: of a feature, or of all by status, author or words."""
@@ -91,13 +95,17 @@ def label_get(
     shown, next_cursor, more = page(found, limit, cursor, store, ["label_get", asked])
 
     def complete_records(connection: "sqlite3.Connection") -> list[LabelRecord]:
-        return [_record(connection, store, label, history) for label in shown]
+        return [_record(connection, store, label, history, len(shown) == 1) for label in shown]
 
     records: list[LabelRecord] = []
     if database and shown:
         records = database.read(complete_records, records)
     n_features = len({label.feature for label in found})
-    about = f" of feature {feature}" if feature is not None else f" of {n_features} feature{'' if n_features == 1 else 's'}"
+    about = (
+        f" of feature {feature}"
+        if feature is not None
+        else f" of {n_features} feature{'' if n_features == 1 else 's'}"
+    )
     result = LabelGet(
         operation="label_get",
         store=store.name,
@@ -115,11 +123,16 @@ def label_get(
     return sealed(result, store, {**asked, "limit": limit, "cursor": cursor})
 
 
-def _record(connection: "sqlite3.Connection", store: Store, label: Label, history: bool) -> LabelRecord:
+def _record(
+    connection: "sqlite3.Connection", store: Store, label: Label, history: bool, whole: bool
+) -> LabelRecord:
     scores = scores_of(
         connection, store.lineage, label.feature, label.text, label.rule, rule_scope(store, label)
     )
     record = label_record(label, scores)
+    if not whole and record.notes and len(record.notes) > NOTES_IN_LISTS:
+        cut = f"{record.notes[:NOTES_IN_LISTS]} [+{len(record.notes) - NOTES_IN_LISTS} chars]"
+        record = record.model_copy(update={"notes": cut})
     if not history:
         return record
     revisions: list[dict[str, Any]] = [

@@ -1,5 +1,6 @@
 """What does a feature mean, in somebody's judgement? Written down with its reasons."""
 
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
@@ -10,7 +11,7 @@ from saeinterp_mcp.labels.evidence import check_cited
 from saeinterp_mcp.labels.gate import supported_by
 from saeinterp_mcp.labels.heldout import n_tests, scores_of
 from saeinterp_mcp.labels.queue import complete
-from saeinterp_mcp.labels.records import MAX_TEXT, Label, Score, Status
+from saeinterp_mcp.labels.records import CATEGORIES, MAX_TEXT, Label, Score, Status
 from saeinterp_mcp.labels.revisions import labels_of, save_label
 from saeinterp_mcp.operations.base import Feature, ScopeArgument, Window, digits, sealed
 from saeinterp_mcp.operations.features_search import importance_percentile
@@ -43,7 +44,7 @@ def label_save(
     rule: Annotated[str | None, Field(description="The same as a rule; '' takes it away")] = None,
     label_id: LabelId = None,
     category: Annotated[
-        str | None, Field(max_length=60, description="mechanical, tactical, strategic, auxiliary, ...")
+        str | None, Field(max_length=60, description="e.g. tactical (sets), syntactic (text), auxiliary")
     ] = None,
     status: Annotated[Status | None, Field(description="Default draft")] = None,
     importance: Annotated[
@@ -112,6 +113,8 @@ def label_save(
         changes["evidence"] = tuple(dict.fromkeys(evidence))
     database = store.need_labels
     label = save_label(database, store.lineage, feature, changes, label_id, expected_revision, check)
+    if category and (close := get_close_matches(category, CATEGORIES[store.manifest.kind], 1, cutoff=0.75)):
+        warnings += [f"category {close[0]!r} is the usual word"] if close[0] != category else []
     n_looks = n_tests(database, store.lineage, feature) or 0
     if label.status == "supported" and n_looks > MANY_TESTS:
         warnings.append(

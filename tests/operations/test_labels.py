@@ -375,3 +375,14 @@ def test_a_store_without_a_place_for_labels_reads_none_and_refuses_to_write() ->
     assert feature_overview(bare, 0).label is None
     with pytest.raises(BadInput, match="has no place for labels, notes and held-out tests"):
         label_save(bare, 0, "x")
+
+
+def test_a_category_is_free_but_a_near_miss_of_a_usual_one_is_pointed_at(store: Store) -> None:
+    said = {c: label_save(store, 0, c, category=c).warnings for c in ("mechancal", "mechanical", "my own")}
+    assert said == {"mechancal": ["category 'mechanical' is the usual word"], "mechanical": [], "my own": []}
+
+
+def test_long_notes_are_cut_in_lists_and_whole_alone(store: Store) -> None:
+    ids = [label_save(store, 0, f"label {i}", notes="n" * 1_000).label_id for i in range(2)]
+    assert [label.notes for label in label_get(store, 0).labels] == ["n" * 300 + " [+700 chars]"] * 2
+    assert label_get(store, label_id=ids[0]).labels[0].notes == "n" * 1_000
