@@ -75,7 +75,9 @@ async def _ask(command: list[str], feature: int, crossing: list[str]) -> None:
         if group := _group(status):
             await demo.call("group_sweep", {"feature": feature, "by": group, "limit": 8})
         await demo.call("decoder_influence", {"feature": feature, "limit": 5})
-    to.print(Text("\nTo give these tools to Claude Code:", style="bold"))
+    to.print(Text("\nTo let Claude Code investigate, in a clone of the repository:", style="bold"))
+    to.print(Text(f"claude --plugin-dir .    and there    /saeinterp:investigate {feature}"))
+    to.print(Text("\nTo give it these tools alone:", style="bold"))
     to.print(Text(f"claude mcp add saeinterp -- {shlex.join(command)}"))
 
 
