@@ -48,7 +48,7 @@ def run_python(code: str, **environment: str) -> str:
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
-        timeout=100,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -56,7 +56,7 @@ def run_python(code: str, **environment: str) -> str:
 
 
 def wait_for_the_end_of(pid: int) -> None:
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < until, f"process {pid} is still there"
         time.sleep(0.02)

@@ -123,6 +123,13 @@ def test_random_percentile_is_the_share_of_pairs_of_features_with_a_lower_cosine
     assert found.reasons == ()
 
 
+def test_a_pair_as_close_as_this_one_is_not_lower(database: LabelDatabase) -> None:
+    for feature in range(20):
+        label(database, feature, "ab")
+    found = nearest_labels(database, "s", Letters(), feature=0)
+    assert {(one.cosine, one.random_percentile) for one in found.found} == {(1.0, 0.0)}
+
+
 def test_many_features_are_compared_with_drawn_pairs_and_the_draw_is_always_the_same(
     database: LabelDatabase,
 ) -> None:
