@@ -8,7 +8,7 @@ from pydantic import Field
 
 from saeinterp_mcp.analysis.text import visible
 from saeinterp_mcp.clients.embedding import default_embedder
-from saeinterp_mcp.errors import NotInStore
+from saeinterp_mcp.errors import BadInput, NotInStore
 from saeinterp_mcp.labels.similarity import nearest_labels
 from saeinterp_mcp.operations.base import (
     Feature,
@@ -24,6 +24,7 @@ from saeinterp_mcp.operations.base import (
 from saeinterp_mcp.operations.features_search import feature_metrics
 from saeinterp_mcp.operations.labelled import labelled
 from saeinterp_mcp.operations.slicing import Scoping, Slice, make_slice
+from saeinterp_mcp.operations.token_profiles import token_profiles
 from saeinterp_mcp.store.base import Store
 from saeinterp_mcp.store.layout import NEIGHBOURS
 from saeinterp_mcp.store.manifest import SPLITS
@@ -31,6 +32,7 @@ from saeinterp_mcp.store.manifest import SPLITS
 MEASURE = {
     "decoder": "cosine of decoder directions",
     "coactivation": "phi coefficient of firing (correlation of firing as 0 and 1)",
+    "tokens": "cosine of token shares at the strongest rows, weighted by IDF",
 }
 
 
@@ -45,8 +47,8 @@ def similar_features(
     store: Store,
     feature: Feature,
     by: Annotated[
-        Literal["decoder", "coactivation", "explanation"],
-        Field(description="Decoder direction, firing on the same rows, or what labels mean"),
+        Literal["decoder", "coactivation", "tokens", "explanation"],
+        Field(description="Decoder direction, firing on the same rows, on the same tokens, or labels"),
     ] = "coactivation",
     limit: Annotated[int, Field(ge=1, le=NEIGHBOURS, description="Features shown")] = 10,
     where: Where = None,
@@ -55,16 +57,24 @@ def similar_features(
     split: SplitArgument = "explain",
     seed: Seed = 0,
 ) -> SimilarFeatures:
-    """Features most like this one, by decoder direction, by firing on the same rows, or by what their labels mean.
+    """Features most like this one: direction, rows, tokens of the strongest rows (explain), or meaning of labels.
 
     random_percentile: share of random pairs of features with a lower score.
     """
     store.check_feature(feature)
     if by == "explanation":
         return _by_explanation(store, feature, limit)
+    if by == "tokens" and (where is not None or scope != "at" or split != "explain"):
+        raise BadInput(
+            "by tokens compares the strongest rows of the explain split, which where, scope and split cannot change; "
+            "leave them out, or ask by coactivation"
+        )
     from_weights = by == "decoder"
     prefix = f"neighbours/{by}"
-    if not store.backend.has(f"{prefix}/features"):
+    if by == "tokens":
+        if store.manifest.straight is not None:
+            raise NotInStore(f"store {store.name!r} holds no strongest rows; import it without --straight")
+    elif not store.backend.has(f"{prefix}/features"):
         why = (
             "it was made without a decoder"
             if store.manifest.straight is None or from_weights
@@ -73,17 +83,22 @@ def similar_features(
         raise NotInStore(f"store {store.name!r} holds no {by} neighbours: {why}")
     warnings: list[str] = []
     stored = from_weights or ((where is None or not where.strip()) and split == "explain")
-    if not from_weights:
+    if by == "coactivation":
         store.need_full_coverage("similar_features by coactivation")
-    if stored:
+    if by == "tokens":
+        profiles = token_profiles(store)
+        others, scores = profiles.nearest(feature)
+        random = profiles.random
+    elif stored:
         others = store.list_of_feature(f"{prefix}/features", feature)
         scores = store.list_of_feature(f"{prefix}/scores", feature).astype(np.float64)
     else:
         part = make_slice(store, feature, split, where, Scoping(scope, window))
         warnings += [*part.warnings, "random pairs are those of the whole explain split"]
         others, scores = _coactivating(part)
-    random = store.backend.column(f"{prefix}/random")
-    percentile = 100 * np.searchsorted(random, scores, side="left") / len(random)
+    if by != "tokens":
+        random = store.backend.column(f"{prefix}/random")
+    percentile = 100 * np.searchsorted(random, scores, side="left") / max(len(random), 1)
     rates = feature_metrics(store, "explain")["firing_rate"]
     rows: list[list[Any]] = [
         [int(f), float(s), float(p), None, float(rates[f])]
@@ -92,7 +107,7 @@ def similar_features(
     nearest = (
         f"; nearest is {rows[0][0]} at {digits(rows[0][1])} "
         f"(random pairs: 99 % under {digits(float(np.quantile(random, 0.99)))})"
-        if rows
+        if rows and len(random)
         else ""
     )
     result = SimilarFeatures(

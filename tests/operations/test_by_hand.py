@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 
 from saeinterp_mcp.errors import BadInput, NotInStore, UnknownName
@@ -370,3 +371,36 @@ def test_a_sampled_store_refuses_what_needs_every_activation(tmp_path: Any) -> N
     overview = feature_overview(sampled, 0, split="all")
     assert (overview.firing.firing_rate, overview.firing.mean, overview.firing.max) == (None, None, 6.0)
     assert [row[2] for row in feature_examples(sampled, 0, split="all").rows] == [6.0, 6.0, 3.0, 3.0, 3.0]
+
+
+def test_features_alike_in_tokens_by_hand(gear: Store, code: Store) -> None:
+    """Cosine of (share of the strongest rows with a token) x IDF, worked out from the samples."""
+    for store in (gear, code):
+        idf = dict(zip(store.tokens, store.backend.table("vocabulary")["idf"].to_list(), strict=True))
+
+        def profile(feature: int, store: Store = store, idf: dict[str, float] = idf) -> dict[str, float]:
+            found: dict[str, float] = {}
+            rows, values = store.activations(feature)
+            inside = rows < store.n_rows("explain")
+            for row in sorted(rows[inside], key=lambda r: -values[rows == r][0])[:128]:
+                if store.is_sequence:
+                    tokens = [int(store.token_of_rows(np.array([row]))[0])]
+                else:
+                    tokens = store.tokens_of_sample(int(row)).tolist()
+                for token in tokens:
+                    found[store.tokens[token]] = found.get(store.tokens[token], 0) + idf[store.tokens[token]]
+            return found
+
+        def cosine(a: dict[str, float], b: dict[str, float]) -> float:
+            dot = sum(a[t] * b.get(t, 0) for t in a)
+            lengths = [sum(v * v for v in p.values()) ** 0.5 for p in (a, b)]
+            return dot / (lengths[0] * lengths[1]) if all(lengths) else 0.0
+
+        own = profile(0)
+        expected = {f: cosine(own, profile(f)) for f in range(1, store.manifest.n_features)}
+        found = similar_features(store, 0, "tokens")
+        scores = {row[0]: row[1] for row in found.rows}
+        assert scores == pytest.approx({f: c for f, c in expected.items() if c > 0}, rel=1e-5)
+        assert list(scores.values()) == sorted(scores.values(), reverse=True)  # type: ignore[type-var]
+        with pytest.raises(BadInput, match="which where, scope and split cannot change"):
+            similar_features(store, 0, "tokens", split="all")
