@@ -7,7 +7,7 @@ STORE ?= demo-store
 PIP_FLAGS ?= --quiet --disable-pip-version-check
 BIN = $(VENV)/bin
 
-.PHONY: demo test check conformance bench bench-storage clean
+.PHONY: demo test check mcpb conformance bench bench-storage clean
 
 demo: $(STORE)/manifest.json
 	$(DEMO_VENV)/bin/saeinterp demo --store $(STORE)
@@ -34,6 +34,10 @@ check: $(VENV)/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# the server as an MCP bundle, which Claude Desktop installs
+mcpb:
+	$(PYTHON) packaging/make_mcpb.py saeinterp.mcpb
+
 # the protocol's own checkers, from npm (needs node, network to the npm registry)
 conformance: $(VENV)/ready
 	$(BIN)/python -m tests.conformance.run
@@ -46,4 +50,4 @@ bench-storage: $(VENV)/ready
 	$(BIN)/python -m benchmarks.storage --world S1 --world S2 --growth --write docs/performance.md
 
 clean:
-	rm -rf $(VENV) $(DEMO_VENV) $(STORE) .conformance .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(DEMO_VENV) $(STORE) .conformance .claude-code saeinterp.mcpb .pytest_cache .mypy_cache .ruff_cache

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from saeinterp_mcp.analysis.sampling import rng
+from saeinterp_mcp.labels.database import LabelsInMemory
 from saeinterp_mcp.operations.decoder_influence import decoder_influence
 from saeinterp_mcp.operations.family_heatmap import family_heatmap
 from saeinterp_mcp.operations.family_sweep import family_sweep
@@ -15,6 +16,11 @@ from saeinterp_mcp.operations.feature_examples import feature_examples
 from saeinterp_mcp.operations.feature_overview import feature_overview
 from saeinterp_mcp.operations.features_search import features_search
 from saeinterp_mcp.operations.group_sweep import group_sweep
+from saeinterp_mcp.operations.label_get import label_get
+from saeinterp_mcp.operations.label_save import label_save
+from saeinterp_mcp.operations.note_get import note_get
+from saeinterp_mcp.operations.note_save import note_save
+from saeinterp_mcp.operations.queue_next import queue_next
 from saeinterp_mcp.operations.similar_features import similar_features
 from saeinterp_mcp.operations.stability import stability
 from saeinterp_mcp.operations.store_status import store_status
@@ -48,3 +54,32 @@ def test_answers_stay_small(question: str, pycode_store: Path) -> None:
     features = rng(0, "answer size").choice(store.manifest.n_features, 30, replace=False).tolist()
     sizes = [len(QUESTIONS[question](store, f).model_dump_json().encode()) / 3.5 for f in features]
     assert np.quantile(sizes, 0.95) < 1500
+
+
+def test_answers_about_labels_and_notes_stay_small(pycode_store: Path) -> None:
+    opened = open_store(pycode_store)
+    store = Store(opened.backend, opened.name, LabelsInMemory())
+    for feature in range(40):
+        text = f"The name after a dot where the line began with self, in code of module {feature}"
+        rule = "family:indentation>=2 and not kind=docs"
+        label_save(
+            store, feature // 4, text, rule, notes="One of several. " * 20, author="somebody", confidence=0.5
+        )
+        note_save(
+            store,
+            feature // 4,
+            "observation",
+            f"{text}: 0.42 [0.38, 0.46] against 0.05, n 1,200 in 80 units.",
+        )
+    answers = [
+        label_get(store),
+        label_get(store, 3),
+        note_get(store),
+        note_get(store, 3),
+        queue_next(store),
+        features_search(store, by="label"),
+    ]
+    sizes = {a.operation: len(a.model_dump_json().encode()) / 3.5 for a in answers}
+    assert max(sizes.values()) < 1500, sizes
+    with_and_without = [len(feature_overview(s, 3).model_dump_json()) / 3.5 for s in (store, opened)]
+    assert with_and_without[0] - with_and_without[1] < 300

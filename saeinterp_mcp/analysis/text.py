@@ -19,8 +19,8 @@ _INVISIBLE = frozenset(
 )  # fmt: skip
 """Letters and marks that Unicode draws as nothing (Default_Ignorable_Code_Point beyond category Cf): variation
 selectors and fillers, in which text can be hidden; and the empty Braille pattern."""
-MAX_SIDE = 1_000
-"""Characters of an example that are shown on either side of its marked token, and of that; of a set, in all."""
+MAX_SIDE = 500
+"""Characters of an example that are shown on either side of its marked token, and of that."""
 LINES = ("text", "notes")
 """Fields of labels and notes whose line breaks are kept."""
 
@@ -56,7 +56,9 @@ def visible_values(value: Any, name: str = "") -> Any:
 
 def visible_token(token: str) -> str:
     """A token for a table cell or a list."""
-    return shortened(visible(token), MAX_TOKEN)
+    text = visible(token[: MAX_TOKEN + 1])  # not all of it: to escape a million characters takes a second
+    longer = max(len(text), len(token)) - MAX_TOKEN
+    return f"{text[:MAX_TOKEN]}[+{longer} chars]" if longer > 0 else text
 
 
 def shortened(text: str, room: int) -> str:
@@ -91,14 +93,13 @@ def sequence_text(tokens: Sequence[str], at: int, first: int, before: int, after
     """
     start, stop = max(first, at - before), min(len(tokens), at + 1 + after)
 
-    def plain(part: Sequence[str]) -> str:
-        joined = visible(join_bytes("".join(part)))
-        return joined.replace(MARK_OPEN, "‹‹").replace(MARK_CLOSE, "››")
+    def plain(part: str) -> str:
+        return visible(join_bytes(part)).replace(MARK_OPEN, "‹‹").replace(MARK_CLOSE, "››")
 
-    head, tail = plain(tokens[start:at]), plain(tokens[at + 1 : stop])
-    marked = shortened(plain(tokens[at : at + 1]), MAX_SIDE)
+    head, marked, tail = "".join(tokens[start:at]), tokens[at], "".join(tokens[at + 1 : stop])
     left, right = start > first or len(head) > MAX_SIDE, stop < len(tokens) or len(tail) > MAX_SIDE
-    head, tail = head[-MAX_SIDE:], tail[:MAX_SIDE]
+    rest = "…" if len(marked) > MAX_SIDE else ""
+    head, marked, tail = plain(head[-MAX_SIDE:]), plain(marked[:MAX_SIDE]) + rest, plain(tail[:MAX_SIDE])
     if head.endswith("<"):
         head = head[:-1] + "‹"
     if marked.startswith("<"):
@@ -113,4 +114,4 @@ def sequence_text(tokens: Sequence[str], at: int, first: int, before: int, after
 
 def set_text(tokens: Sequence[str]) -> str:
     """The tokens of a set, in alphabetic order."""
-    return shortened(", ".join(visible_token(t) for t in sorted(tokens)), 4 * MAX_SIDE)
+    return shortened(", ".join(visible_token(t) for t in sorted(tokens)), 8 * MAX_SIDE)

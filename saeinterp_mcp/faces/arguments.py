@@ -116,8 +116,12 @@ class Entry:
         values = {name: getattr(checked, name) for name in fields}
         for name, value in values.items():
             parts = value if isinstance(value, list) else [value]
-            if (longest := max((len(part) for part in parts if isinstance(part, str)), default=0)) > MAX_CHARACTERS:
-                raise BadInput(f"{self.name}: {name}: {longest} characters; at most {MAX_CHARACTERS} are taken")
+            if (
+                longest := max((len(part) for part in parts if isinstance(part, str)), default=0)
+            ) > MAX_CHARACTERS:
+                raise BadInput(
+                    f"{self.name}: {name}: {longest} characters; at most {MAX_CHARACTERS} are taken"
+                )
         return values
 
 
@@ -151,10 +155,18 @@ def commands() -> list[Entry]:
     if "queue_next" in by_name:
         one = ("strategy", "seed_feature")
         found += [
-            use("queue_next", "queue next", "Next feature to label", {"action": "next"}, "feature", "reason"),
+            use(
+                "queue_next",
+                "queue next",
+                "Next feature to label",
+                {"action": "next"},
+                "feature",
+                "reason",
+                "priority",
+            ),
             use("queue_next", "queue add", "Put a feature first", {"action": "add"}, *one),
-            use("queue_next", "queue skip", "Leave a feature out", {"action": "skip"}, *one),
-            use("queue_next", "queue done", "A feature is done", {"action": "done"}, *one),
+            use("queue_next", "queue skip", "Leave a feature out", {"action": "skip"}, *one, "priority"),
+            use("queue_next", "queue done", "A feature is done", {"action": "done"}, *one, "priority"),
         ]
     return found
 

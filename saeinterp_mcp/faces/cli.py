@@ -1,6 +1,7 @@
 """The command-line face: OPERATIONS as commands, and `serve` and `demo`. The only file here that imports typer."""
 
 import inspect
+import io
 import json
 import logging
 import sys
@@ -12,6 +13,7 @@ import typer
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from saeinterp_mcp.analysis.text import visible_lines
 from saeinterp_mcp.config import LABELS_VARIABLE, STORE_VARIABLE, VERSION, Settings
 from saeinterp_mcp.errors import BadInput, BadStore, SaeInterpError
 from saeinterp_mcp.faces.answering import answer, shown_error
@@ -81,7 +83,19 @@ def _home(app: typer.Typer, groups: dict[str, typer.Typer], command: str) -> tup
 def main() -> None:
     """Run the command line; exit codes 0, 1 (our bug), 2 (a wrong call), 3 (bad data)."""
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
-    make_app()()
+    try:
+        code = make_app()(standalone_mode=False)
+    except typer.Abort:
+        typer.echo("Aborted!", err=True)
+        sys.exit(1)
+    except Exception as error:
+        if not hasattr(error, "show"):
+            raise
+        said = io.StringIO()
+        error.show(said)  # the library's own words about a wrong call, which quote it
+        typer.echo(visible_lines(said.getvalue()), err=True, nl=False)
+        sys.exit(getattr(error, "exit_code", WRONG_CALL))
+    sys.exit(code)
 
 
 def _show_version(wanted: bool) -> None:

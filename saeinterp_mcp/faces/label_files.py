@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -136,7 +137,6 @@ def note_export(
 def target_of(store: Store) -> "Target":
     """A store as its labels' files see it."""
     from saeinterp_mcp.labels.exchange.records import Target
-    from saeinterp_mcp.operations import OPERATIONS
     from saeinterp_mcp.operations.features_search import importance_percentile
     from saeinterp_mcp.operations.imported_rule import normal_rule
 
@@ -147,8 +147,17 @@ def target_of(store: Store) -> "Target":
         database=store.need_labels,
         normal_rule=lambda label: normal_rule(store, label),
         importance=lambda feature: importance_percentile(store, feature),
-        askable=frozenset(operation.name for operation in OPERATIONS if operation.is_evidence),
+        check_call=_check_call,
     )
+
+
+def _check_call(operation: str, arguments: Mapping[str, Any]) -> None:
+    from saeinterp_mcp.faces.arguments import entries
+
+    entry = next((e for e in entries() if e.name == operation and e.operation.is_evidence), None)
+    if entry is None:
+        raise BadInput(f"{operation[:40]!r} is no operation that evidence comes from")
+    entry.check(arguments)
 
 
 def _store(location: str | None, labels: Path | None) -> Store:

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 MAX_CHARACTERS = 5_000
 """About 1,500 tokens."""
 ABOUT_THE_CALL = ("store", "basis", "split", "where", "seed", "more", "next_cursor", "evidence")
+OURS = ("Warning:", "Error:", "store ", "(the rest ")
+"""What lines of ours begin with."""
 _NO_PART = ("operation", "summary", "warnings", "columns", "rows", *ABOUT_THE_CALL)
 
 
@@ -73,8 +75,10 @@ def plain(value: Any) -> str:
 
 
 def with_its_blanks(text: str) -> str:
-    """Text in quotes where blanks at its ends would not be seen: tokens differ in nothing else."""
-    return text if text == text.strip() else f"'{text}'"
+    """Text in quotes where blanks at its ends would not be seen (tokens differ in nothing else), or where it looks
+    like a line or a cell of ours."""
+    unlike = text == text.strip() and " | " not in text and not text.startswith(OURS)
+    return text if unlike else f"'{text}'"
 
 
 def _facts(values: Mapping[str, Any]) -> str:

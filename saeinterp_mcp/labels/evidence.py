@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import sqlite3
 
 FIELDS = tuple(RecordedAnswer.model_fields)
+TOLD = "told"
+"""In the result of an answer that came in a label file: its summary there, which nobody here has checked."""
 
 
 def evidence_pattern() -> "re.Pattern[str]":
@@ -30,9 +32,9 @@ def record_answer(database: LabelDatabase, answer: RecordedAnswer) -> None:
     values["arguments"] = canonical_json(answer.arguments)
     values["result"] = zlib.compress(json.dumps(answer.result, ensure_ascii=False).encode("utf-8"))
     values["made_at"] = now()
-    insert = f"INSERT OR IGNORE INTO answers ({', '.join(FIELDS)}) VALUES ({', '.join('?' * len(FIELDS))})"
-    known = "SELECT 1 FROM answers WHERE evidence = ?"
-    if not database.read(lambda c: c.execute(known, (answer.evidence,)).fetchone(), None):
+    insert = f"INSERT OR REPLACE INTO answers ({', '.join(FIELDS)}) VALUES ({', '.join('?' * len(FIELDS))})"
+    known = recorded_answer(database, answer.evidence)
+    if known is None or came_in_a_file(known):
         database.write(lambda c: c.execute(insert, tuple(values[name] for name in FIELDS)) and None)
 
 
@@ -46,6 +48,17 @@ def recorded_answer(database: LabelDatabase, evidence: str) -> RecordedAnswer | 
     values["arguments"] = json.loads(values["arguments"])
     values["result"] = json.loads(zlib.decompress(values["result"]))
     return RecordedAnswer.model_validate(values)
+
+
+def only_told(store: str, basis: str, summary: str) -> dict[str, Any]:
+    """The result of an answer of which a label file tells no more; its words are kept apart from ours."""
+    ours = "It came in a label file, which holds the call and not the answer; replay it to see."
+    return {"store": store, "basis": basis, "summary": ours, TOLD: summary}
+
+
+def came_in_a_file(answer: RecordedAnswer) -> bool:
+    """Whether only the call and the digest of the answer are here."""
+    return TOLD in answer.result
 
 
 def check_cited(connection: "sqlite3.Connection", lineage: str, cited: Sequence[str]) -> tuple[str, ...]:

@@ -4,8 +4,8 @@ import re
 
 from saeinterp_mcp.analysis.text import visible
 
-_SPECIAL = re.compile(r"[\\`*_\[\]<>&#|~$!{}()^=]")
-_LINE_START = re.compile(r"(?:[-+:]|\d{1,9}[.)])")
+_SPECIAL = re.compile(r"[\\`*_\[\]<>&#|~${}]")
+_LINE_START = re.compile(r"(?:[-+:=]|\d{1,9}[.)])")
 _LINKED = re.compile(r"(?:@|://|(?<=www)\.|(?<=mailto):|(?<=xmpp):)+", re.IGNORECASE)
 """What makes renderers link bare addresses, escaped or not; inside a code span of its own it cannot."""
 

@@ -107,7 +107,7 @@ def _find(connection: "sqlite3.Connection", lineage: str, feature: int) -> Found
 
 
 def _counted(found: Found) -> str:
-    kinds = Counter({note.note_id: note.kind for note in found.notes}.values())
+    kinds = Counter[str]({note.note_id: note.kind for note in found.notes}.values())
     parts = [_number(kinds[kind], kind, many) for kind, many in KINDS.items()]
     n_labels = sum(not revisions[-1].retired for revisions in found.labels)
     n_tests = len({(test.method, test.rule, test.text, test.where, test.scope) for test in found.tests})
@@ -232,5 +232,5 @@ def _by_whom(record: Note | Label) -> str:
 def _cited(database: LabelDatabase, evidence: str) -> str:
     answer = recorded_answer(database, evidence)
     if answer is None:
-        return f"- evidence `{evidence}`: not on record here"
+        return f"- evidence {inline(evidence)}: not on record here"
     return f"- evidence `{evidence}`, {answer.operation}: {inline(str(answer.result.get('summary', '')))}"

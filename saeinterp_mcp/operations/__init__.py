@@ -80,6 +80,8 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation(label_delete, "label delete", "Retire or restore a label", writes=True, is_evidence=False),
     Operation(note_get, "note list", "Read notes", is_evidence=False),
     Operation(note_save, "note save", "Write down a note", writes=True, repeatable=False, is_evidence=False),
-    Operation(queue_next, "queue next", "Next feature to label", writes=True, repeatable=False, is_evidence=False),
+    Operation(
+        queue_next, "queue next", "Next feature to label", writes=True, repeatable=False, is_evidence=False
+    ),
     Operation(evidence_replay, "evidence replay", "Does cited evidence still hold", is_evidence=False),
 )

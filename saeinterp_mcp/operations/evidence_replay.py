@@ -6,7 +6,8 @@ from pydantic import Field
 
 from saeinterp_mcp.analysis.text import visible_values
 from saeinterp_mcp.errors import BadInput, SaeInterpError, UnknownName
-from saeinterp_mcp.labels.evidence import evidence_pattern, recorded_answer
+from saeinterp_mcp.fingerprint import fingerprint
+from saeinterp_mcp.labels.evidence import came_in_a_file, evidence_pattern, recorded_answer
 from saeinterp_mcp.labels.records import RecordedAnswer
 from saeinterp_mcp.operations.base import Basis, Result, sealed
 from saeinterp_mcp.store.base import Store
@@ -44,6 +45,11 @@ def evidence_replay(
     now = ask_again(stores, chosen, recorded)
     then, today = ({k: v for k, v in body.items() if k != "store"} for body in (recorded.result, now.bare))
     found = differences(then, today)
+    if came_in_a_file(recorded):  # without the answer: its digest decides
+        same = fingerprint({**now.bare, "store": recorded.result["store"]}) == recorded.digest
+        found = (
+            [] if same else [{"field": "(the answer)", "then": "(not in the label file)", "now": "(object)"}]
+        )
     holds = not found
     store_changed = recorded.fingerprint != fingerprint_of(stores, chosen, recorded)
     told = "still holds" if holds else f"does not hold any more: {len(found)} values differ"

@@ -128,7 +128,7 @@ def features_search(
         metrics["importance"][pick],
         *(column[pick] for column in extra.values()),
     )
-    what = f"fire on token {visible_token(str(query))!r}" if chosen == "token" else "match"
+    what = "fire on the token of the query" if chosen == "token" else "match"
     n_by_meaning = int((keep & by_meaning).sum())
     told = f", {n_by_meaning} of them by what their labels mean" if n_by_meaning else ""
     result = FeaturesSearch(

@@ -11,6 +11,7 @@ from saeinterp_mcp.operations.base import Result
 from saeinterp_mcp.store.base import Store
 
 R = TypeVar("R", bound=Result)
+SHOWN_LABELS = 3
 SHOWN = 80
 """Characters of a label beside a feature's number."""
 
@@ -48,6 +49,9 @@ def labelled(result: R, store: Store) -> R:
             for label in found
             if label.feature == own
         ]
+        if (n_more := len(body["labels"]) - SHOWN_LABELS) > 0:
+            del body["labels"][SHOWN_LABELS:]
+            body["warnings"].append(f"{n_more} more labels of this feature: label_get shows them")
     named = type(result).model_validate(body)
     named._bare = result.bare
     return named

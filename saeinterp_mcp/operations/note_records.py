@@ -1,5 +1,6 @@
 """Notes as answers show them, and the arguments that operations on notes share."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -11,7 +12,6 @@ from saeinterp_mcp.operations.label_records import shown_text
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Sequence
 
 NoteId = Annotated[str | None, Field(max_length=40, description="Which note")]
 
@@ -27,7 +27,7 @@ class NoteRecord(BaseModel):
     text: str
     status: str | None
     """Of a hypothesis."""
-    evidence_ids: list[str]
+    evidence: list[str]
     supports: list[str]
     refutes: list[str]
     observations_for: int | None = None
@@ -41,21 +41,21 @@ class NoteRecord(BaseModel):
 
 
 class Notes(Result):
-    """Notes. `evidence` names this answer; `evidence_ids` are those that a note cites."""
+    """Notes. `evidence` names this answer; that of an entry names what it cites."""
 
     total: int
     """Entries that match, before `limit`."""
     entries: list[NoteRecord]
 
 
-def note_records(connection: "sqlite3.Connection", lineage: str, notes: "Sequence[Note]") -> list[NoteRecord]:
+def note_records(connection: "sqlite3.Connection", lineage: str, notes: Sequence[Note]) -> list[NoteRecord]:
     """Notes for an answer, with what others say of them."""
     asked = [note.note_id for note in notes if note.kind in ("hypothesis", "prediction")]
     others = naming(connection, lineage, asked)
     return [note_record(note, others.get(note.note_id)) for note in notes]
 
 
-def note_record(note: Note, others: "Sequence[Note] | None") -> NoteRecord:
+def note_record(note: Note, others: Sequence[Note] | None) -> NoteRecord:
     """A note for an answer; `others` are those that name it, None where that does not matter."""
     values = {name: shown_text(value) for name, value in note.model_dump(exclude={"evidence"}).items()}
     if others is not None:
@@ -65,4 +65,4 @@ def note_record(note: Note, others: "Sequence[Note] | None") -> NoteRecord:
     if others is not None and note.kind == "hypothesis":
         values["predictions"] = sum(one.kind == "prediction" for one in others)
     lists = {name: list(values[name]) for name in ("supports", "refutes")}
-    return NoteRecord(**{**values, **lists, "evidence_ids": list(note.evidence)})
+    return NoteRecord(**{**values, **lists, "evidence": list(note.evidence)})

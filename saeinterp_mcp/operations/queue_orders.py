@@ -12,7 +12,7 @@ from saeinterp_mcp.labels.queue import Candidates, done_features
 from saeinterp_mcp.labels.revisions import labelled_features
 from saeinterp_mcp.operations.base import digits
 from saeinterp_mcp.operations.features_search import below_floor, feature_metrics
-from saeinterp_mcp.store.base import Store
+from saeinterp_mcp.store.base import Bools, Store
 
 if TYPE_CHECKING:
     import sqlite3
@@ -93,8 +93,8 @@ def by_cluster(store: Store, seed_feature: int) -> Order:
     """Most like a feature first, by its better place among its neighbours by coactivation and by decoder."""
     store.check_feature(seed_feature)
     close = _neighbours(store, seed_feature)
-    worth = ~below_floor(store)
-    order = [feature for feature in sorted(close, key=lambda f: (close[f][0], f)) if worth[feature]]
+    left_out = _left_out(store)
+    order = [f for f in sorted(close, key=lambda f: (close[f][0], f)) if left_out is None or not left_out[f]]
 
     def why(feature: int) -> str:
         places = [
@@ -109,6 +109,11 @@ def by_cluster(store: Store, seed_feature: int) -> Order:
         f"({len(close) - len(order)} more never fire or are under the store's floor)"
     )
     return Order(unlabelled(store.lineage, order), why, nothing, True)
+
+
+def _left_out(store: Store) -> Bools | None:
+    """Features not worth labelling; None where nobody has counted firings."""
+    return below_floor(store) if store.manifest.straight is None else None
 
 
 def _neighbours(store: Store, feature: int) -> dict[int, list[Closeness]]:
@@ -126,7 +131,8 @@ def _neighbours(store: Store, feature: int) -> dict[int, list[Closeness]]:
             found.setdefault(other, []).append(Closeness(i + 1, measure, score, float(percentiles[i])))
     if not found:
         raise NotInStore(
-            f"store {store.name!r} holds no neighbours of feature {feature}; use strategy importance"
+            f"store {store.name!r} holds no neighbours of feature {feature}; take another strategy, or put features "
+            "first with action add"
         )
     return {other: sorted(places, key=lambda one: one.rank) for other, places in found.items()}
 

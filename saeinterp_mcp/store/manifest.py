@@ -2,11 +2,12 @@
 
 import json
 import os
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
 from saeinterp_mcp.errors import BadStore
 from saeinterp_mcp.fingerprint import canonical_json, file_sha256, fingerprint
@@ -18,6 +19,18 @@ MANIFEST = "manifest.json"
 
 REBUILD = "Give the folder that `saeinterp-pipeline build` or `import` published, or make it again."
 
+NAME = r"^[A-Za-z0-9_.-]{1,200}$"
+"""Of families, groups and attributes, as the importers make them: they stand in keys, columns and sentences of answers,
+where text of a stranger's store must not."""
+Name = Annotated[str, Field(pattern=NAME)]
+
+
+def _plain_name(name: str) -> str:
+    if not re.fullmatch(r"[\w.-]{1,200}", name):
+        raise ValueError("a store's name is at most 200 letters, digits, '_', '-' and '.'")
+    return name
+
+
 Kind = Literal["set", "sequence"]
 Split = Literal["explain", "all"]
 SPLITS: tuple[Split, Split] = ("explain", "all")
@@ -26,7 +39,7 @@ SPLITS: tuple[Split, Split] = ("explain", "all")
 class FamilyInfo(Frozen):
     """A family: the tokens (or position values) that are levels of one thing."""
 
-    name: str
+    name: Name
     encoding: Literal["exclusive", "cumulative"]
     levels: tuple[int, ...]
     """Level values, ascending. Code 0 of a row means no level, code k the k-th of these."""
@@ -38,11 +51,11 @@ class FamilyInfo(Frozen):
 class GroupInfo(Frozen):
     """A group: a category that every sample belongs to."""
 
-    name: str
+    name: Name
     values: tuple[str, ...]
     """Values, sorted; the code of a sample is an index into them."""
     primary: bool = False
-    attributes: dict[str, tuple[str, ...]] = {}
+    attributes: dict[Name, tuple[str, ...]] = {}
     """Attribute name to one string for each of `values`."""
 
 
@@ -82,7 +95,7 @@ class Manifest(Frozen):
 
     format: Literal["saeinterp-store"] = FORMAT
     format_version: int = FORMAT_VERSION
-    name: str
+    name: Annotated[str, AfterValidator(_plain_name)]
     kind: Kind
     n_features: int
     n_samples: int

@@ -49,6 +49,7 @@ class ServedStores:
                     f"several stores are served; say which with store: {', '.join(self.by_name)}"
                 )
             return next(iter(self.by_name.values()))
+        name = name if name in self.by_name else visible_token(name)
         if name not in self.by_name:
             raise UnknownName(f"no store {name!r} is served; {nearest(name, self.by_name)}")
         return self.by_name[name]

@@ -8,16 +8,18 @@ Node and the tools are installed by npm, once, into `.conformance/`. Without --s
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from saeinterp_mcp.config import VERSION
 from saeinterp_mcp.errors import SaeInterpError
+from saeinterp_mcp.store.open import open_store
 from tests.npm import installed
 
 FOLDER = ".conformance"
@@ -27,7 +29,7 @@ PACKAGES = (
     "@modelcontextprotocol/conformance@0.2.0-alpha.12",
 )
 ERAS = ("legacy", "modern")
-HANDSHAKE, STATELESS = "2025-11-25", "2026-07-28"
+HANDSHAKE, STATELESS, EXTENSION = "2025-11-25", "2026-07-28", "extension"
 SCENARIOS = {
     "server-initialize": (HANDSHAKE,),
     "server-session-lifecycle": (HANDSHAKE,),
@@ -41,9 +43,11 @@ SCENARIOS = {
     "http-header-validation": (STATELESS,),
     "dns-rebinding-protection": (HANDSHAKE, STATELESS),
     "server-sse-multiple-streams": (HANDSHAKE, STATELESS),
+    "sep-2640-skills-enumeration": (EXTENSION,),
+    "sep-2640-skills-manifest": (EXTENSION,),
 }
 """The scenarios that need no fixture tools, and the protocol versions they apply to; at others they do nothing."""
-OK, TOOL_ERROR = 0, 5
+OK, FAILED, TOOL_ERROR = 0, 1, 5
 """Exit codes of the Inspector."""
 
 
@@ -71,14 +75,24 @@ def install() -> dict[str, str]:
     return {**os.environ, "PATH": f"{commands}{os.pathsep}{os.environ['PATH']}"}
 
 
-def inspect_stdio(server: Sequence[str], environment: dict[str, str], report: Report) -> None:
-    """The Inspector over stdio in both eras: schemas portable, a call answered, a wrong one refused in words."""
+Inspector = Callable[..., subprocess.CompletedProcess[str]]
+"""Called with an era and the Inspector's options."""
+
+
+def inspector_of(server: Sequence[str], environment: dict[str, str]) -> Inspector:
+    """The Inspector's command line, which starts the server anew for each question."""
 
     def inspector(era: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         command = ["mcp-inspector", "--cli", *server, "--protocol-era", era, "--format", "json", *arguments]
         return subprocess.run(
             command, env=environment, capture_output=True, text=True, timeout=120, check=False
         )
+
+    return inspector
+
+
+def inspect_tools(inspector: Inspector, report: Report) -> None:
+    """In both eras: schemas portable, a call answered, a wrong one refused in words."""
 
     def call(era: str, tool: str, arguments: dict[str, Any]) -> subprocess.CompletedProcess[str]:
         return inspector(
@@ -100,14 +114,46 @@ def inspect_stdio(server: Sequence[str], environment: dict[str, str], report: Re
             report.check(f"inspector {era}: {what}", refused.returncode == TOOL_ERROR, seen)
 
 
+def inspect_offers(inspector: Inspector, store: str, report: Report) -> None:
+    """In both eras: prompts filled in, resources read, an unknown one refused; and the digests of the skills."""
+
+    def check(era: str, what: str, code: int, within: str, *arguments: str) -> str:
+        done = inspector(era, "--method", *arguments)
+        said = done.stdout + done.stderr
+        holds = done.returncode == code and within in said
+        report.check(f"inspector {era}: {what}", holds, f"exit code {done.returncode}\n{said}")
+        return done.stdout
+
+    overview = ("--tool-name", "feature_overview", "--tool-args-json", '{"feature": 0}')
+    for era in ERAS:
+        for name, argument in (("investigate", "feature=1"), ("sceptic", "feature=1"), ("triage", "n=5")):
+            what = ("prompts/get", "--prompt-name", name, "--prompt-args", argument)
+            check(era, f"prompts/get {name}", OK, "of the sparse autoencoder", *what)
+        template = "saeinterp://{store}/feature/{feature}"
+        check(era, f"template {template}", OK, template, "resources/templates/list")
+        answered = check(era, "a call that is recorded", OK, "ev-", "tools/call", *overview)
+        evidence = re.search(r"ev-[0-9a-f]{16}", answered)
+        for uri, within in (
+            ("saeinterp://summary", "store_status"),
+            (f"saeinterp://{store}/feature/1", "feature_overview"),
+            (f"saeinterp://evidence/{evidence[0] if evidence else 'none'}", "feature_overview"),
+            ("skill://investigate/SKILL.md", "Investigate a feature"),
+        ):
+            check(era, f"resources/read {uri}", OK, within, "resources/read", "--uri", uri)
+        unknown = ("resources/read", "--uri", f"saeinterp://{store}/feature/1000000")
+        check(era, "an unknown resource", FAILED, "features_search finds some", *unknown)
+    verify = ("skills/list", "--verify", "--require-digests")
+    check("modern", "skills/list --verify --require-digests", OK, '"outcome":"verified"', *verify)
+
+
 def run_scenarios(url: str, environment: dict[str, str], report: Report) -> None:
     """Each scenario at each version it applies to. Exit code 0 is not enough: its checks must have been made."""
     for scenario, versions in SCENARIOS.items():
         for version in versions:
             with tempfile.TemporaryDirectory() as out:
-                command = ["conformance", "server", "--url", url, "-o", out]
+                command = ["conformance", "server", "--url", url, "-o", out, "--scenario", scenario]
                 done = subprocess.run(
-                    [*command, "--scenario", scenario, "--spec-version", version],
+                    command if version == EXTENSION else [*command, "--spec-version", version],
                     env=environment,
                     capture_output=True,
                     text=True,
@@ -156,7 +202,9 @@ def main() -> None:
     print(f"saeinterp {VERSION} against {', '.join(PACKAGES)}")
     with tempfile.TemporaryDirectory() as folder:
         store = given or _planted(Path(folder))
-        inspect_stdio(serve_command(store), environment, report)
+        inspector = inspector_of(serve_command(store), environment)
+        inspect_tools(inspector, report)
+        inspect_offers(inspector, open_store(store).name, report)
         with http_server(store) as url:
             run_scenarios(url, environment, report)
     print(f"{report.passed} passed, {report.failed} failed")

@@ -15,6 +15,7 @@ from mcp.types import CallToolResult, TextContent
 
 from saeinterp_mcp.faces.mcp import build
 from saeinterp_mcp.store.served import ServedStores
+from tests.faces.hostile_world import PAYLOADS, World, world
 from tests.faces.planted import sequence_store, set_store
 
 SERVER = [sys.executable, "-m", "saeinterp_mcp"]
@@ -64,6 +65,11 @@ def gear(stores_folder: Path) -> Path:
 @pytest.fixture(scope="session")
 def both(seq: Path, gear: Path) -> ServedStores:
     return ServedStores.open([str(seq), str(gear)])
+
+
+@pytest.fixture(scope="session")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return world(tmp_path_factory.mktemp("hostile"), PAYLOADS)
 
 
 @pytest.fixture(scope="session")

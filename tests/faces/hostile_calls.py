@@ -5,58 +5,70 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from saeinterp_mcp.faces.arguments import Entry
-from tests.faces.hostile_world import PAYLOADS
+from tests.faces.hostile_world import MARK, PAYLOADS
 
 KNOWN: dict[str, tuple[Any, ...]] = {
-    "feature": (0, 2, 3),
     "seed_feature": (2,),
     "limit": (50,),
     "min_n": (1,),
     "size": (3,),
     "draws": (19,),
     "window": (3,),
-    "history": (True,),
-    "detail": ("detailed",),
-    "scope": ("before",),
+    "kind": ("hypothesis",),
+    "status": ("supported",),
 }
 """Values that bring most to light, by the name of the argument; others are made from the schema."""
 OF_STORE: dict[str, dict[str, tuple[Any, ...]]] = {
     "seq": {
+        "feature": (2, 0, 3),
         "family": ("fam", "other"),
         "family_x": ("fam",),
         "family_y": ("other",),
         "by": ("module", "source", "module.class"),
+        "group": ("module=m0", "module=zzz", "module"),
+        "contains": ("zzz",),
+        "tokens": (["w0", "zzz"], ["w0", "w1"]),
         "families": (["fam", "other"],),
-        "rule": ("family:fam>=1", "not token:w1 or module=m0"),
-        "where": ("family:fam>=1", "not module=m0"),
+        "rule": ("family:fam>=1", "not token:w1 or module=m0", "module=zzz", "module.class=zzz", "token:zzz"),
+        "where": ("family:fam>=1", "not module=m0", "source=zzz"),
         "given": ("family:other>=1",),
     },
     "gear": {
+        "feature": (3, 2, 0),
         "family": ("swim", "a"),
         "family_x": ("swim",),
         "family_y": ("a",),
         "by": ("weapon", "weapon.class"),
+        "group": ("weapon=bow0", "weapon=zzz"),
+        "contains": ("zzz",),
         "families": (["swim", "a"],),
-        "rule": ("family:swim>=3", "weapon=bow0"),
+        "rule": ("family:swim>=3", "weapon=bow0", "weapon=zzz"),
         "where": ("family:swim>=3",),
         "given": ("family:a>=1",),
     },
 }
 ON_FEATURES = ("firing_rate>0", "max>0.1")
 """`where` of features_search is about features."""
-_BLANK = {
-    0x034F,
-    0x115F,
-    0x1160,
-    0x17B4,
-    0x17B5,
-    0x3164,
-    0xFFA0,
-    *range(0x180B, 0x1810),
-    *range(0xFE00, 0xFE10),
-}
-_BLANK |= set(range(0xE0000, 0xE1000))
+EVERY = 5
+"""Every so many payloads are tried for each argument, each time others."""
+_BLANK = {0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x2800, 0x3164, 0xFFA0}
+_BLANK |= {*range(0x180B, 0x1810), *range(0xFE00, 0xFE10), *range(0xE0000, 0xE1000)}
 """Drawn as nothing though they are letters and marks: Default_Ignorable_Code_Point of Unicode's DerivedCoreProperties."""
+
+QUOTES = frozenset(
+    (
+        # of the corpus
+        *("token", "tokens", "text", "value", "member", "set", "items", "dropped", "attribute_value"),
+        *("promoted", "suppressed", "module", "source", "weapon", "class"),
+        # of labels and notes
+        *("label", "notes", "author", "category", "rule", "reason", "worker"),
+        # what the caller asked, then or now
+        *("query", "where", "given", "contains", "arguments"),
+        # of whoever made the store
+        *("model", "sae", "dataset", "checks", "served_from"),
+    )
+)
+"""Fields and columns of answers in which stored text may be quoted, here and nowhere else."""
 
 
 def hidden(text: str, breaks: bool = False) -> list[str]:
@@ -70,27 +82,41 @@ def hidden(text: str, breaks: bool = False) -> list[str]:
     return found
 
 
-def leaves(value: Any, at: str = "") -> Iterator[tuple[str, str]]:
-    """(path, string) of every string of a JSON value and of every key; a table's cell is named by its column."""
+def leaves(value: Any, at: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
+    """(path, string) of every string of a JSON value; a key is a string `key`; a cell is named by its column."""
     if isinstance(value, str):
         yield at, value
     elif isinstance(value, dict):
         columns = value.get("columns") if isinstance(value.get("rows"), list) else None
         for key, part in value.items():
-            yield f"{at}.(key)", key
+            yield (*at, "key"), key
             if key == "rows" and columns:
                 for row in part:
                     for column, cell in zip(columns, row, strict=True):
-                        yield from leaves(cell, f"{at}.rows.{column}")
+                        yield from leaves(cell, (*at, column))
             else:
-                yield from leaves(part, f"{at}.{key}")
+                yield from leaves(part, (*at, key))
     elif isinstance(value, list):
         for part in value:
-            yield from leaves(part, f"{at}[]")
+            yield from leaves(part, at)
+
+
+def faults(body: Any, asked: Any) -> Iterator[str]:
+    """What is wrong with the strings of an answer: something unseen, or quoted text where our own words stand."""
+    named = set(MARK.findall(str(asked)))
+    for path, text in leaves(body):
+        where = ".".join(path)
+        breaks = path[-1] == "notes" or (path[-1] == "text" and path[0] in ("entries", "labels", "text"))
+        if unseen := hidden(text, breaks):
+            yield f"{where}: {unseen} in {text[:200]!r}"
+        if QUOTES & set(path):
+            continue
+        if foreign := set(MARK.findall(text)) - named:
+            yield f"{where}: {foreign} quoted in {text[:200]!r}"
 
 
 def calls(
-    entry: Entry, store: str, ids: dict[str, Any], texts: Sequence[str] = PAYLOADS
+    entry: Entry, store: str, ids: dict[str, Any], texts: Sequence[str] = PAYLOADS, every: int = EVERY
 ) -> Iterator[dict[str, Any]]:
     """The call with what it needs, then for every argument and each value worth a try that call with it.
 
@@ -99,13 +125,18 @@ def calls(
         store: `seq` or `gear`.
         ids: of what is on record: `label_id`, `note_id`, `evidence`.
         texts: given where any text will do.
+        every: how many of these are left out for one that is tried.
     """
     schema = entry.input_schema
     values = {
-        name: list(_values(entry, name, part, store, ids, texts))
-        for name, part in schema["properties"].items()
+        name: list(_values(entry, name, part, store, ids, texts[i % every :: every]))
+        for i, (name, part) in enumerate(schema["properties"].items())
     }
     needed = {name: values[name][0] for name in schema.get("required", [])}
+    if entry.name == "note_save":
+        needed |= {"kind": "observation", "text": "x"}
+    if entry.name == "label_save":
+        needed |= {"text": "x"}
     yield {**needed, "store": store}
     for name, choices in values.items():
         if name != "store":
@@ -121,7 +152,7 @@ def _values(
         yield from ON_FEATURES
         return
     if "enum" in part:
-        yield from part["enum"]
+        yield from (one for one in part["enum"] if one != "explanation")  # which starts the text model
         return
     several = part.get("type") == "array"
     if name in ids:

@@ -3,16 +3,20 @@
 Every payload carries the mark `pwnNN` near its beginning, so that a test can find it however it is escaped or cut.
 """
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 import yaml
 
 from pipeline.importers.run_import import import_bundle
+from saeinterp_mcp.faces.answering import answer
+from saeinterp_mcp.faces.arguments import Entry, entries
+from saeinterp_mcp.store.served import ServedStores
 
 MARK = re.compile(r"pwn\d\d")
 LONG = 1_000_000
@@ -75,7 +79,7 @@ def _texts() -> tuple[str, ...]:
         '\\"pwn44\\\\" \\u001b \\x1b \\u{1b}',
         "'\"`pwn45,;|\t|\t(none)",
         "family:pwn46>=1 and not token:x or (region=core)",
-        "  pwn47  ",
+        "  pwn47 between blanks  ",
         "../../../../etc/passwd%00pwn48",
         "file:///etc/passwd?pwn49",
         "Null None NaN true pwn50 -1e999 0x00",
@@ -99,7 +103,7 @@ def sequence_store(folder: Path, texts: Sequence[str] = PAYLOADS) -> Path:
     rng = np.random.default_rng(5)
     words = [*WORDS, "lv1", "lv2", *texts]
     samples, activations = [], []
-    for sample in range(400):
+    for sample in range(240):
         tokens = ["<bos>", *(words[k] for k in rng.integers(0, len(words), rng.integers(6, 12)))]
         if sample % 3 == 0:
             tokens += [texts[sample // 3 % len(texts)], "lv1"]
@@ -136,7 +140,7 @@ def set_store(folder: Path, texts: Sequence[str] = PAYLOADS) -> Path:
     """Store `gear`: feature 0 fires on one weapon, 1 with the level of `swim`, 2 on texts, 3 on two texts together."""
     rng = np.random.default_rng(6)
     samples, activations = [], []
-    for sample in range(400):
+    for sample in range(240):
         level = int(rng.integers(0, 3))
         some = [texts[k] for k in rng.integers(0, len(texts), 4)] + list(
             texts[:2] if sample % 4 == 0 else texts[2:3]
@@ -201,3 +205,49 @@ def write_store(
     out = folder / name
     import_bundle(bundle, out)
     return out
+
+
+class World(NamedTuple):
+    """Both stores, served with one labels file full of such text."""
+
+    stores: ServedStores
+    folder: Path
+    labels: Path
+    ids: dict[str, Any]
+
+    @property
+    def tools(self) -> dict[str, Entry]:
+        return {entry.name: entry for entry in entries(self.stores)}
+
+    def ask(self, tool: str, /, **arguments: Any) -> dict[str, Any]:
+        return answer(self.tools[tool], self.stores, arguments).body
+
+
+def world(folder: Path, texts: tuple[str, ...]) -> World:
+    """Two stores and, for each text, a label and a note that hold it in every field; every seventh label is retired."""
+    places = [sequence_store(folder, texts), set_store(folder, texts)]
+    labels = folder / "labels.sqlite"
+    made = World(ServedStores.open([str(p) for p in places], labels), folder, labels, {})
+    cited = made.ask("features_search", query=texts[25], store="seq")["evidence"]
+    for i, text in enumerate(texts):
+        which: dict[str, Any] = {"feature": i % 6, "store": ("seq", "gear")[i % 2]}
+        saved = made.ask(
+            "label_save",
+            **which,
+            **{"text": text[:500], "notes": f"{text}\n{text}", "category": text[:60], "author": text[:100]},
+            source=text[:200],
+            rule=f"token:{json.dumps(text)}" if i == 0 else None,
+        )
+        if i % 7 == 6:
+            made.ask("label_delete", label_id=saved["label_id"], reason=text[:500], store=which["store"])
+        if "note_save" in made.tools:
+            kind = {"kind": ("hypothesis", "observation")[i % 2], "author": text[:100], "text": f"{text}\n{text}"}
+            note = made.ask("note_save", **which, **kind)
+            made.ids.setdefault("note_id", note["entries"][0]["note_id"])
+        if "queue_next" in made.tools and i < 12:
+            made.ask("queue_next", **which, action="add", reason=text[:500], worker=text[:100])
+        if i == 2:
+            made.ids["label_id"] = saved["label_id"]
+    made.ids["evidence"] = cited
+    made.ids.update({name: made.ids["note_id"] for name in ("supports", "refutes") if "note_id" in made.ids})
+    return made

@@ -23,8 +23,18 @@ QUIET = {
     "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
 }
 """Nothing is asked of anybody but the model."""
-WHOLE = {"MCP_CONNECTION_NONBLOCKING": "0", "ENABLE_TOOL_SEARCH": "false"}
-"""The first request waits for the servers and shows every tool, not their names alone."""
+WHOLE = {
+    "MCP_CONNECTION_NONBLOCKING": "0",
+    "MCP_TIMEOUT": "120000",
+    "MCP_CONNECT_TIMEOUT_MS": "120000",
+    "ENABLE_TOOL_SEARCH": "false",
+}
+"""The first request waits for the servers, on a busy machine too, and shows every tool, not their names alone."""
+
+
+def tools() -> Path:
+    """The folder of what npm installed."""
+    return installed(FOLDER, PACKAGES)
 
 
 def program() -> Path:
@@ -33,7 +43,7 @@ def program() -> Path:
         platform.machine(), platform.machine()
     )
     package = f"claude-code-{sys.platform}-{machine}"
-    found = installed(FOLDER, PACKAGES) / "@anthropic-ai" / package / "claude"
+    found = tools() / "@anthropic-ai" / package / "claude"
     assert found.is_file(), f"{PACKAGES[0]} has no program for {sys.platform} {machine}"
     return found
 
@@ -61,6 +71,7 @@ class Session:
 
 def environment(home: Path, **more: str) -> dict[str, str]:
     """A clean one, so that nothing of whoever runs the tests gets in; the programs of this Python come first."""
+    home.mkdir(exist_ok=True)
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     return {"PATH": path, "HOME": str(home), "LANG": "C.UTF-8", **QUIET, **WHOLE, **more}
 
@@ -87,8 +98,12 @@ def converse(
                 **variables,
             ),
         )
+    if model.failure is not None:
+        raise model.failure
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return Session(model, [json.loads(line) for line in done.stdout.splitlines()])
+    session = Session(model, [json.loads(line) for line in done.stdout.splitlines()])
+    assert model.requests, f"no server was connected: {session.init['mcp_servers']}"
+    return session
 
 
 def run(*arguments: str, folder: Path, variables: Mapping[str, str]) -> subprocess.CompletedProcess[str]:

@@ -17,7 +17,7 @@ JSON = dict[str, Any]
 
 
 class Call(NamedTuple):
-    """A tool the model wants to call, by our name for it."""
+    """A tool the model wants to call, by our name for it; or one of the host's own, by its name."""
 
     tool: str
     arguments: JSON
@@ -44,7 +44,7 @@ Script = Generator[list[Call], list[Reading], str]
 
 
 class FakeModel:
-    """Answers the host's requests. Those that offer tools of an MCP server are the conversation; they follow the script."""
+    """Answers the host's requests. Those that offer tools of an MCP server are the conversation, which has a script."""
 
     def __init__(self, script: Script) -> None:
         self._script = script
@@ -55,6 +55,8 @@ class FakeModel:
         """Every answer the model read, in the order it asked."""
         self.other_paths: list[str] = []
         """What else the host asked this server."""
+        self.failure: Exception | None = None
+        """Why the script could not go on."""
 
     @property
     def tools(self) -> dict[str, JSON]:
@@ -90,11 +92,14 @@ class FakeModel:
                 self._asked = self._script.send(self._read(body))
         except StopIteration as end:
             return [{"type": "text", "text": str(end.value)}]
+        except Exception as error:  # raised again where the test sees it; the host would only ask again
+            self.failure = self.failure or error
+            return [{"type": "text", "text": "the script failed"}]
         return [
             {
                 "type": "tool_use",
                 "id": f"toolu_{len(self.requests)}_{i}",
-                "name": f"{prefix}__{call.tool}",
+                "name": call.tool if call.tool in _names(body) else f"{prefix}__{call.tool}",
                 "input": call.arguments,
             }
             for i, call in enumerate(self._asked)

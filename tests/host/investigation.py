@@ -10,6 +10,8 @@ from typing import Any
 from tests.host.fake_model import Call, Reading, Script
 
 FEATURE = 12
+RESOURCE_TOOL = "ReadMcpResourceTool"
+"""Claude Code's own."""
 TOKENS = ("obj", " obj", " continue", " break", " u", " ex", " TypeError")
 RULE = " or ".join(f'token:"{token}"' for token in TOKENS)
 TEXT = (
@@ -17,6 +19,10 @@ TEXT = (
     "What it does on other tokens is left open."
 )
 WITHOUT_TWO = 'not token:" break" and not token:" continue"'
+FOLLOWS = "It goes with control flow: the family fires it eight times as often as the rest."
+TWO = "It goes with the tokens ' break' and ' continue', which are in that family, not with the family."
+PREDICTION = "Without those two tokens the family's firing rate falls to that of the rest, 0.28 %."
+SEEN = "Without those two tokens the family fires it no more than anything else."
 SWEEP: dict[str, Any] = {"feature": FEATURE, "family": "control_flow"}
 TEST: dict[str, Any] = {"feature": FEATURE, "rule": RULE}
 
@@ -36,30 +42,61 @@ def label(status: str, evidence: list[str]) -> Call:
     )
 
 
-def investigation() -> Script:
-    """Eight turns, some of several calls; one call is misspelt, one comes too early."""
+def note(kind: str, text: str, **more: Any) -> Call:
+    return Call("note_save", {"feature": FEATURE, "kind": kind, "text": text, **more})
+
+
+def judged(note_id: str, status: str) -> Call:
+    return Call("note_save", {"feature": FEATURE, "note_id": note_id, "status": status})
+
+
+def investigation(server: str) -> Script:
+    """Eleven turns, some of several calls, reads and writes; one call is misspelt, one comes too early.
+
+    Args:
+        server: the host's name for our server, which its own tool for resources asks for.
+    """
     yield [
         Call("store_status", {}),
         Call("feature_overview", {"feature": FEATURE}),
         Call("token_influence", {"feature": FEATURE, "limit": 10}),
     ]
     yield [Call("family_sweep", {"feature": FEATURE, "famly": "control_flow"})]
+    supposed = yield [
+        note("hypothesis", FOLLOWS, status="testing"),
+        note("hypothesis", TWO, status="testing"),
+    ]
+    follows, two = (reading.body["entries"][0]["note_id"] for reading in supposed)
+    yield [note("prediction", PREDICTION, supports=[two])]
     sweeps = yield [
         Call("family_sweep", SWEEP),
         Call("family_sweep", {**SWEEP, "where": WITHOUT_TWO}),
         Call("feature_examples", {"feature": FEATURE, "pick": "spread", "limit": 12}),
         Call("feature_examples", {"feature": FEATURE, "pick": "silent", "where": RULE, "limit": 5}),
     ]
+    seen = evidence(sweeps[:2])
+    yield [
+        note(
+            "observation",
+            SEEN,
+            evidence=seen,
+            supports=[two],
+            refutes=[follows],
+        ),
+        judged(follows, "refuted"),
+        judged(two, "supported"),
+    ]
     on_explain = yield [Call("test_rule", {**TEST, "split": "explain"})]
-    cited = evidence(sweeps[:2] + on_explain)
+    cited = seen + evidence(on_explain)
     yield [label("supported", cited)]
     held_out = yield [Call("test_rule", TEST)]
     saved = yield [label("supported", cited + evidence(held_out))]
-    found = yield [
+    yield [
         Call("label_get", {"feature": FEATURE}),
+        Call("note_get", {"feature": FEATURE}),
         Call("evidence_replay", {"evidence": cited[1]}),
+        Call(RESOURCE_TOOL, {"server": server, "uri": f"saeinterp://evidence/{cited[1]}"}),
     ]
-    assert found[0].body["labels"], "the label that was saved is there"
     return f"Feature {FEATURE}: label {saved[0].body['label_id']} is supported."
 
 

@@ -1,9 +1,8 @@
-"""A scripted model in the real Claude Code investigates a feature of the demo with our tools, as plugin and as server."""
+"""A scripted model in the real Claude Code investigates a feature of the demo, with our plugin and with the server."""
 
 import json
 import sqlite3
 import sys
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +14,25 @@ from saeinterp_mcp.faces.arguments import commands, entries
 from saeinterp_mcp.faces.mcp import instructions
 from saeinterp_mcp.operations.base import MAX_CHARACTERS
 from saeinterp_mcp.store.served import ServedStores
+from tests.conftest import ROOT
 from tests.faces.conftest import run_cli
 from tests.host.claude_code import Session, converse
-from tests.host.conftest import ROOT, own_copy
 from tests.host.fake_model import Call, Reading
-from tests.host.investigation import FEATURE, RULE, TEXT, WITHOUT_TWO, investigation
+from tests.host.investigation import (
+    FEATURE,
+    FOLLOWS,
+    PREDICTION,
+    RESOURCE_TOOL,
+    TEXT,
+    TWO,
+    WITHOUT_TWO,
+    investigation,
+)
+from tests.host.places import own_copy
 
 WRITERS = ("label_save", "note_save")
-AFTERWARDS = ("label_get", "evidence_replay")
+NOT_ASKED_OF_US = (*WRITERS, RESOURCE_TOOL)
+AFTERWARDS = ("label_get", "note_get", "evidence_replay")
 """Read what the session has written; the others say the same before and after."""
 
 
@@ -45,12 +55,10 @@ class Place:
 @pytest.fixture(scope="module", params=["plugin", "server"])
 def place(
     request: pytest.FixtureRequest, pycode_store: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Place]:
+) -> Place:
     """The same conversation through the plugin and its skill, and through a server that was added by hand."""
     folder = tmp_path_factory.mktemp(request.param)
     store = own_copy(pycode_store, folder)
-    home = folder / "home"
-    home.mkdir()
     if request.param == "plugin":
         server, prefix = "plugin:saeinterp:saeinterp", "mcp__plugin_saeinterp_saeinterp"
         options = ["--plugin-dir", str(ROOT)]
@@ -62,9 +70,16 @@ def place(
         options = ["--mcp-config", json.dumps(config), "--strict-mcp-config"]
         prompt = f"What does feature {FEATURE} mean?"
     session = converse(
-        investigation(), prompt, *options, "--allowedTools", prefix, home=home, folder=folder, variables={}
+        investigation(server),
+        prompt,
+        *options,
+        "--allowedTools",
+        f"{prefix},{RESOURCE_TOOL}",
+        home=folder / "home",
+        folder=folder,
+        variables={},
     )
-    yield Place(session, server, prefix, store, folder / f"{store.name}.labels.sqlite")
+    return Place(session, server, prefix, store, folder / f"{store.name}.labels.sqlite")
 
 
 def test_the_host_connects_and_offers_our_tools_skills_and_prompts(place: Place) -> None:
@@ -102,29 +117,28 @@ def test_the_model_is_shown_every_definition_and_the_instructions_whole(place: P
 
 def test_the_conversation_goes_to_its_end_and_asks_nobody_else(place: Place) -> None:
     assert place.session.last_words.startswith(f"Feature {FEATURE}: label ")
-    assert len(place.session.model.requests) == 9
+    assert len(place.session.model.requests) == 12
     assert place.session.model.other_paths == []
 
 
-def test_the_model_reads_what_the_shell_prints(place: Place, tmp_path: Path) -> None:
-    labels = tmp_path / "shell.sqlite"
-    for reading in place.session.model.readings:
-        call = reading.call
-        if reading.is_error or call.tool in WRITERS:
-            continue
-        file = place.labels if call.tool in AFTERWARDS else labels
-        printed = run_cli(*_at_the_shell(call, place.store), SAEINTERP_LABELS=str(file))
-        assert printed.returncode == 0, printed.stderr
-        assert reading.body == json.loads(printed.stdout)
+def test_the_model_reads_what_the_shell_prints(place: Place, shell: "Shell") -> None:
+    asked = [r for r in place.session.model.readings if not r.is_error and r.call.tool not in NOT_ASKED_OF_US]
+    assert len(asked) == 12
+    for reading in asked:
+        after = reading.call.tool in AFTERWARDS
+        printed = (
+            at_the_shell(reading.call, place.store, place.labels) if after else shell.prints(reading.call)
+        )
+        assert reading.body == printed
 
 
 def test_every_answer_reaches_the_model_whole_and_in_the_right_place(place: Place) -> None:
-    assert len(place.session.model.readings) == 14
+    assert len(place.session.model.readings) == 22
     for reading in place.session.model.readings:
         assert len(reading.text) <= MAX_CHARACTERS
         assert [block["type"] for block in reading.blocks] == ["text"]
         assert "persisted-output" not in reading.text
-        if not reading.is_error:
+        if not reading.is_error and reading.call.tool != RESOURCE_TOOL:
             assert reading.body["operation"] == reading.call.tool
             assert reading.body.get("feature", FEATURE) == FEATURE
 
@@ -180,12 +194,54 @@ def test_the_label_is_in_the_database_with_its_reasons(place: Place) -> None:
     assert replayed.body["holds"] is True
 
 
-def _at_the_shell(call: Call, store: Path) -> list[str]:
-    """The command that asks the same."""
+def test_the_notes_tell_what_was_supposed_predicted_and_seen(place: Place) -> None:
+    (found,) = place.readings("note_get")
+    notes = {entry["text"]: entry for entry in found.body["entries"]}
+    assert (notes[FOLLOWS]["status"], notes[FOLLOWS]["revision"]) == ("refuted", 2)
+    assert (notes[TWO]["status"], notes[TWO]["revision"]) == ("supported", 2)
+    (seen,) = [entry for entry in notes.values() if entry["kind"] == "observation"]
+    assert (seen["supports"], seen["refutes"]) == ([notes[TWO]["note_id"]], [notes[FOLLOWS]["note_id"]])
+    sweeps = [reading.body["evidence"] for reading in place.readings("family_sweep") if not reading.is_error]
+    assert seen["evidence"] == sweeps
+    assert notes[PREDICTION]["made_at"] <= seen["made_at"]
+
+
+def test_the_whole_answer_behind_an_id_is_a_resource_that_the_model_can_read(place: Place) -> None:
+    (read,) = place.readings(RESOURCE_TOOL)
+    (content,) = read.body["contents"]
+    whole = json.loads(content["text"])
+    replayed = place.readings("family_sweep")[-1]
+    assert whole["evidence"] == replayed.body["evidence"]
+    assert whole["call"]["arguments"]["where"] == WITHOUT_TWO
+    assert whole["answer"]["rows"] == replayed.body["rows"]
+
+
+class Shell:
+    """Answers of the command line, with a labels file of its own, each call asked once."""
+
+    def __init__(self, store: Path, labels: Path) -> None:
+        self._store, self._labels = store, labels
+        self._known: dict[str, Any] = {}
+
+    def prints(self, call: Call) -> Any:
+        key = json.dumps(call)
+        if key not in self._known:
+            self._known[key] = at_the_shell(call, self._store, self._labels)
+        return self._known[key]
+
+
+@pytest.fixture(scope="module")
+def shell(pycode_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Shell:
+    return Shell(pycode_store, tmp_path_factory.mktemp("shell") / "labels.sqlite")
+
+
+def at_the_shell(call: Call, store: Path, labels: Path) -> Any:
+    """What the command that asks the same prints, as JSON."""
     command = next(entry.command for entry in commands() if entry.name == call.tool)
     arguments = dict(call.arguments)
-    positional = [str(arguments.pop(name)) for name in ("feature", "evidence") if name in arguments]
-    options: list[str] = []
+    words = [*command.split(), *(str(arguments.pop(n)) for n in ("feature", "evidence") if n in arguments)]
     for name, value in arguments.items():
-        options += [f"--{name.replace('_', '-')}", str(value)]
-    return [*command.split(), *positional, *options, "--store", str(store), "--json"]
+        words += [f"--{name.replace('_', '-')}", str(value)]
+    printed = run_cli(*words, "--store", str(store), "--json", SAEINTERP_LABELS=str(labels))
+    assert printed.returncode == 0, printed.stderr
+    return json.loads(printed.stdout)

@@ -1,10 +1,14 @@
 """What the tests of label files share: a target without a store behind it, and imports and exports through bytes."""
 
+import json
+import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from hypothesis import strategies as st
 
+from saeinterp_mcp.errors import BadInput
 from saeinterp_mcp.fingerprint import fingerprint
 from saeinterp_mcp.labels.database import LabelDatabase, LabelsInMemory
 from saeinterp_mcp.labels.exchange.exporting import pieces
@@ -32,9 +36,18 @@ def target(database: LabelDatabase | None = None, **changes: Any) -> Target:
         "database": database or LabelsInMemory(),
         "normal_rule": lambda label: (label, "at" if label.rule else None),
         "importance": lambda feature: float(feature),
-        "askable": ("family_sweep", "test_rule"),
+        "check_call": check_call,
     }
     return Target(**{**fields, **changes})
+
+
+def check_call(operation: str, arguments: Any) -> None:
+    if operation not in ("family_sweep", "test_rule"):
+        raise BadInput(f"{operation!r} is no operation that evidence comes from")
+
+
+def asked(of: Target, work: Callable[[sqlite3.Connection], Any]) -> Any:
+    return of.database.read(work, None)
 
 
 def exported(of: Target, format_name: str = "jsonl", **options: Any) -> bytes:
@@ -94,3 +107,60 @@ def heldout(of: Target, rule: str, low: float, feature: int = 7) -> None:
             n=500,
         ),
     )
+
+
+LABEL = {
+    "record": "label",
+    "feature": 7,
+    "label_id": "lb-0123456789ab",
+    "revision": 2,
+    "based_on": ["1-aaaaaaaaaaaa"],
+    "text": "fires on loops",
+    "status": "draft",
+    "author_kind": "human",
+    "made_at": "2026-01-31T12:00:00Z",
+}
+NOTE = {
+    "record": "note",
+    "feature": 7,
+    "note_id": "nt-0123456789ab",
+    "revision": 1,
+    "kind": "hypothesis",
+    "text": "loops?",
+    "status": "testing",
+    "author_kind": "agent",
+    "made_at": "2026-01-31T12:00:00Z",
+}
+TEST = {
+    "record": "test",
+    "feature": 7,
+    "test": fingerprint(["token:for", None, "at"]),
+    "method": "rule",
+    "rule": "token:for",
+    "scope": "at",
+    "evidence": "ev-0123456789abcdef",
+    "arguments": "{}",
+    "result": "0123456789abcdef",
+    "score": 0.9,
+    "low": 0.8,
+    "high": 0.95,
+    "floor": 0.6,
+    "n": 500,
+    "made_at": "2026-01-31T12:00:00Z",
+}
+ANSWER = {
+    "record": "answer",
+    "evidence": "ev-0123456789abcdef",
+    "operation": "test_rule",
+    "arguments": {"feature": 7, "rule": "token:for"},
+    "digest": "0123456789abcdef",
+    "fingerprint": "fedcba9876543210",
+    "made_at": "2026-01-31T12:00:00Z",
+    "store": "demo",
+    "basis": "observed",
+    "summary": "It holds.",
+}
+
+
+def line(values: dict[str, Any], **changes: Any) -> str:
+    return json.dumps({k: v for k, v in {**values, **changes}.items() if v is not ...}) + "\n"

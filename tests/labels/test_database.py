@@ -178,7 +178,7 @@ def test_eight_processes_that_record_at_once_lose_nothing(path: Path) -> None:
         process.stdin.write("go\n")
         process.stdin.flush()
     for process in writers:
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=300)
         assert (process.returncode, errors) == (0, "")
     assert [n_tests(LabelFile(path), "s", feature) for feature in (0, 1)] == [48, 48]
 

@@ -128,6 +128,12 @@ def test_rows_without_an_id_are_new_labels_once(tmp_path: Path) -> None:
     assert imported(here, "\ufeff" + content, tmp_path, "csv").labels.added == 0
 
 
+def test_a_row_that_came_in_as_it_is_has_no_earlier_version(tmp_path: Path) -> None:
+    here = target()
+    imported(here, table("feature,text,importance", "3,loops,50"), tmp_path, "csv")
+    assert b"based_on" not in exported(here)
+
+
 def test_supported_in_a_table_needs_the_test_on_record_here(tmp_path: Path) -> None:
     here = target()
     content = table("feature,text,rule,scope,status", "7,loops,token:for,at,supported")

@@ -9,7 +9,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from saeinterp_mcp.errors import BadInput, BadStore
-from saeinterp_mcp.fingerprint import fingerprint
 from saeinterp_mcp.labels.database import LabelFile
 from saeinterp_mcp.labels.evidence import record_answer, recorded_answer
 from saeinterp_mcp.labels.exchange.formats import FORMATS, format_named, format_of
@@ -18,69 +17,25 @@ from saeinterp_mcp.labels.notes import save_note
 from saeinterp_mcp.labels.records import RecordedAnswer
 from saeinterp_mcp.labels.revisions import history_of, retire_label
 from tests.labels.exchanging import (
+    ANSWER,
     ANY_TEXT,
     HEADER,
+    LABEL,
     LINEAGE,
+    NOTE,
     SOME_TEXT,
+    TEST,
+    asked,
     current,
     exported,
     heldout,
     imported,
+    line,
     saved,
     target,
     texts,
 )
 
-LABEL = {
-    "record": "label",
-    "feature": 7,
-    "label_id": "lb-0123456789ab",
-    "revision": 2,
-    "based_on": ["1-aaaaaaaaaaaa"],
-    "text": "fires on loops",
-    "status": "draft",
-    "author_kind": "human",
-    "made_at": "2026-01-31T12:00:00Z",
-}
-NOTE = {
-    "record": "note",
-    "feature": 7,
-    "note_id": "nt-0123456789ab",
-    "revision": 1,
-    "kind": "hypothesis",
-    "text": "loops?",
-    "status": "testing",
-    "author_kind": "agent",
-    "made_at": "2026-01-31T12:00:00Z",
-}
-TEST = {
-    "record": "test",
-    "feature": 7,
-    "test": fingerprint(["token:for", None, "at"]),
-    "method": "rule",
-    "rule": "token:for",
-    "scope": "at",
-    "evidence": "ev-0123456789abcdef",
-    "arguments": "{}",
-    "result": "0123456789abcdef",
-    "score": 0.9,
-    "low": 0.8,
-    "high": 0.95,
-    "floor": 0.6,
-    "n": 500,
-    "made_at": "2026-01-31T12:00:00Z",
-}
-ANSWER = {
-    "record": "answer",
-    "evidence": "ev-0123456789abcdef",
-    "operation": "test_rule",
-    "arguments": {"feature": 7, "rule": "token:for"},
-    "digest": "0123456789abcdef",
-    "fingerprint": "fedcba9876543210",
-    "made_at": "2026-01-31T12:00:00Z",
-    "summary": "It holds.",
-    "basis": "observed",
-}
 numbers = st.floats(0, 1)
 changes = st.fixed_dictionaries(
     {"text": SOME_TEXT},
@@ -101,10 +56,6 @@ notes = st.fixed_dictionaries(
     {"kind": st.sampled_from(["hypothesis", "prediction", "pitfall"]), "text": SOME_TEXT},
     optional={"author": ANY_TEXT},
 )
-
-
-def line(values: dict[str, Any], **changes: Any) -> str:
-    return json.dumps({k: v for k, v in {**values, **changes}.items() if v is not ...}) + "\n"
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -147,13 +98,13 @@ def test_a_line_is_made_for_reading_in_git() -> None:
     head, revised, other = exported(here).decode().splitlines()
     assert head + "\n" == HEADER
     made_at = current(here)[0].made_at
-    (based_on,) = json.loads(revised)["based_on"]
+    (based_on,), version = json.loads(revised)["based_on"], json.loads(revised)["version"]
     assert revised == (
-        f'{{"record":"label","feature":3,"label_id":"{first.label_id}","revision":2,"based_on":["{based_on}"],'
+        f'{{"record":"label","feature":3,"label_id":"{first.label_id}","revision":2,"version":"{version}","based_on":["{based_on}"],'
         '"text":"fires on for","rule":"token:for","status":"unclear","notes":"two\\nlines","author_kind":"agent",'
         f'"made_at":"{made_at}"}}'
     )
-    assert based_on.startswith("1-")
+    assert (based_on[:2], version[:2], len(version)) == ("1-", "2-", 14)
     assert list(json.loads(other))[:4] == ["record", "feature", "label_id", "revision"]
     assert json.loads(other)["confidence"] == 0.5
 
@@ -173,10 +124,14 @@ def test_all_kinds_of_lines_come_in_and_go_out_as_they_were(tmp_path: Path) -> N
     report = imported(there, content, tmp_path)
     assert (report.labels.added, report.notes.added, report.n_tests, report.n_answers) == (1, 1, 1, 1)
     assert (report.n_demoted, report.n_skipped, report.warnings) == (0, 0, ())
-    assert list(map(json.loads, exported(there).splitlines())) == list(map(json.loads, content.splitlines()))
+    lines = [json.loads(row) for row in exported(there).splitlines()]
+    versions = [row.pop("version") for row in lines if row.get("record") in ("label", "note")]
+    assert lines == list(map(json.loads, content.splitlines()))
+    assert [version[:2] for version in versions] == ["2-", "1-"]
     answer = recorded_answer(there.database, "ev-0123456789abcdef")
     assert answer is not None
     assert (answer.operation, answer.digest) == ("test_rule", "0123456789abcdef")
+    assert answer.result["summary"].startswith("It came in a label file")
     assert n_tests(there.database, LINEAGE, 7) == 1
 
 
@@ -190,7 +145,7 @@ def test_answers_that_are_cited_go_out_as_the_call_and_its_summary(tmp_path: Pat
             operation="family_sweep",
             arguments={"feature": 7},
             digest="d",
-            result={"summary": "Goes with it.", "basis": "observed", "rows": [[1]] * 1000},
+            result={"store": "demo", "summary": "Goes with it.", "basis": "observed", "rows": [[1]] * 1000},
         )
         record_answer(here.database, recorded)
         if cited:
@@ -234,7 +189,7 @@ def test_supported_becomes_a_draft_where_nothing_supports_it(
     assert label.notes is not None
     assert label.notes.startswith("mine\nImported as a draft, it said supported: ")
     again = imported(there, exported(here), tmp_path)
-    assert (again.labels.unchanged, again.n_conflicts) == (1, 0)
+    assert (again.labels.unchanged, again.n_conflicts, again.n_demoted) == (1, 0, 0)
 
 
 def test_a_test_in_a_file_must_be_of_what_it_says(tmp_path: Path) -> None:
@@ -245,8 +200,8 @@ def test_a_test_in_a_file_must_be_of_what_it_says(tmp_path: Path) -> None:
 def test_labels_of_another_build_come_in_without_its_tests_and_evidence(tmp_path: Path) -> None:
     here, there = target(lineage="ffffffffffffffff", name="old"), target()
     heldout(here, "token:for", low=0.8)
-    cites = {"evidence": ("ev-00000000000000aa",)}
-    saved(here, text="loops", rule="token:for", scope="at", status="supported", **cites)
+    cited = ("ev-00000000000000aa",)
+    saved(here, text="loops", rule="token:for", scope="at", status="supported", evidence=cited)
     note = save_note(here.database, here.lineage, 7, {"kind": "hypothesis", "text": "loops?"})
     save_note(
         here.database, here.lineage, 7, {"kind": "observation", "text": "yes", "supports": (note.note_id,)}
@@ -295,73 +250,6 @@ def test_a_file_without_our_first_line_is_refused(tmp_path: Path, content: str) 
         imported(target(), content, tmp_path)
 
 
-BAD = [
-    ("not json\n", "not JSON"),
-    ("[]\n", "expected a JSON object, found list"),
-    ("[" * 100_000 + "\n", "not JSON"),
-    ('{"record":"label","record":"note"}\n', "'record' is given twice"),
-    ("<<<<<<< HEAD\n", "a conflict mark of git"),
-    (line(LABEL, record="thing"), "record is 'thing', expected label, note, test or answer"),
-    (line(LABEL, feature=100), "feature 100 is not in the store, which has 0 to 99"),
-    (line(LABEL, feature=-1), "feature -1 is not in the store"),
-    (line(LABEL, feature="7"), "feature: Input should be a valid integer"),
-    (line(LABEL, feature=True), "feature: Input should be a valid integer"),
-    (line(LABEL, text=...), "text: Field required"),
-    (line(LABEL, text="  \n"), "text is empty"),
-    (line(LABEL, text="x" * 501), "text has 501 characters, at most 500 are kept"),
-    (line(LABEL, notes="x" * 8001), "notes has 8001 characters, at most 8000 are kept"),
-    (line(LABEL, text="\ud800"), "text holds half a surrogate pair"),
-    (line(LABEL, evidence=["ev-\ud80000000000000"]), "evidence holds half a surrogate pair"),
-    (line(LABEL, label_id="lb-1"), "label_id 'lb-1' does not look like"),
-    (line(LABEL, label_id=""), "label_id is empty"),
-    (line(LABEL, revision=0), "revision is 0, expected 1 to"),
-    (line(LABEL, revision=10**30), "revision"),
-    (line(LABEL, status="sure"), "status: Input should be"),
-    (line(LABEL, importance=101), "importance is 101.0, expected 0 to 100"),
-    (line(LABEL, confidence=-0.1), "confidence is -0.1, expected 0 to 1"),
-    (line(LABEL).replace("}", ',"confidence":NaN}'), "NaN is no number"),
-    (line(LABEL).replace("}", ',"confidence":1e999}'), "confidence is inf, expected 0 to 1"),
-    (line(LABEL, evidence=["x"]), "'x' is no evidence id"),
-    (line(LABEL, evidence="ev-0123456789abcdef"), "evidence: expected a list"),
-    (line(LABEL, based_on=["1-x"]), "based_on holds '1-x', which is no version"),
-    (line(LABEL, based_on=[["1-x"]]), "based_on holds"),
-    (line(LABEL, made_at="yesterday"), "made_at is 'yesterday', expected a time"),
-    (line(LABEL, colour="red"), "colour: Extra inputs are not permitted"),
-    (line(NOTE, kind="prediction"), "only a hypothesis has a status"),
-    (line(NOTE, supports=["nt-0123456789ab"]), "supports names 'nt-0123456789ab', which is no other note"),
-    (line(TEST, low=0.96), "low, score and high are 0.96, 0.9 and 0.95"),
-    (line(TEST, score=7), "score is 7.0, expected 0 to 1"),
-    (line(TEST, made_at=None), "made_at is 'None', expected a time"),
-    (line(ANSWER, evidence="ev-1"), "'ev-1' is no evidence id"),
-    (line(ANSWER, arguments=[]), "arguments: Input should be a valid dictionary"),
-    ("x" * (1 << 20) + "\n", "longer than 1048576 bytes"),
-]
-
-
-@pytest.mark.parametrize(("bad", "why"), BAD, ids=range(len(BAD)))
-def test_a_bad_line_stops_the_import_with_its_number_or_is_left_out(
-    tmp_path: Path, bad: str, why: str
-) -> None:
-    good = line(LABEL, label_id="lb-aaaaaaaaaaaa", text="good")
-    content = HEADER + good + bad + line(LABEL, label_id="lb-bbbbbbbbbbbb", text="also good")
-    here = target()
-    with pytest.raises(BadInput) as refused:
-        imported(here, content, tmp_path)
-    assert "line 3: " in str(refused.value)
-    assert why in str(refused.value)
-    assert "Nothing was imported" in str(refused.value)
-    assert len(str(refused.value)) < 1000
-    assert texts(here) == []
-    report = imported(here, content, tmp_path, on_bad="skip")
-    assert [(s.where, why in s.why) for s in report.skipped] == [("line 3", True)]
-    assert texts(here) == ["also good", "good"]
-
-
-def test_bytes_that_are_no_text_are_a_bad_line(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="line 2: not UTF-8 at byte 1"):
-        imported(target(), HEADER.encode() + b"{\xff}\n", tmp_path)
-
-
 def test_a_dry_run_says_the_same_and_writes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "labels.sqlite"
     here = target(LabelFile(path))
@@ -394,7 +282,7 @@ def test_an_imported_label_is_found_by_its_words_and_revised_like_any_other(tmp_
     imported(here, HEADER + line(LABEL), tmp_path)
     revised = saved(here, 7, "lb-0123456789ab", text="fires on while")
     assert revised.revision == 3
-    found = here.database.read(lambda c: [h.text for h in history_of(c, LINEAGE, "lb-0123456789ab")], [])
+    found = asked(here, lambda c: [h.text for h in history_of(c, LINEAGE, "lb-0123456789ab")])
     assert found == ["fires on loops", "fires on while"]
 
 

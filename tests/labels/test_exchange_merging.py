@@ -7,17 +7,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from saeinterp_mcp.errors import BadInput
 from saeinterp_mcp.labels.database import LabelFile
 from saeinterp_mcp.labels.exchange.records import Target
 from saeinterp_mcp.labels.exchange.versions import content_hash
 from saeinterp_mcp.labels.notes import history_of as note_history
 from saeinterp_mcp.labels.notes import notes_of, save_note
 from saeinterp_mcp.labels.revisions import history_of, retire_label
-from tests.labels.exchanging import LINEAGE, current, exported, imported, saved, target, texts
+from tests.labels.exchanging import LINEAGE, asked, current, exported, imported, saved, target, texts
 
 
 def history(of: Target, label_id: str) -> list[tuple[int, str]]:
-    found = of.database.read(lambda c: history_of(c, LINEAGE, label_id), [])
+    found = asked(of, lambda c: history_of(c, LINEAGE, label_id))
     return [(label.revision, label.text) for label in found]
 
 
@@ -99,6 +100,19 @@ def test_the_same_change_on_both_sides_is_no_conflict(
     assert (report.labels.unchanged, report.n_conflicts) == (1, 0)
 
 
+def test_the_same_text_by_more_steps_is_no_conflict_now_or_later(
+    ours: Target, theirs: Target, shared: str, tmp_path: Path
+) -> None:
+    for text in ("second", "third"):
+        saved(ours, 7, shared, text=text)
+    saved(theirs, 7, shared, text="third")
+    assert imported(ours, exported(theirs), tmp_path).labels.unchanged == 1
+    saved(theirs, 7, shared, text="fourth")
+    report = imported(ours, exported(theirs), tmp_path)
+    assert (report.labels.revised, report.n_conflicts) == (1, 0)
+    assert history(ours, shared) == [(1, "first"), (2, "second"), (3, "third"), (4, "fourth")]
+
+
 def diverged(ours: Target, theirs: Target, shared: str) -> None:
     saved(ours, 7, shared, text="of ours", author="ann")
     saved(theirs, 7, shared, text="of theirs", author="bob")
@@ -153,6 +167,20 @@ def test_a_conflict_is_settled_once_and_for_both(
     assert "later" in texts(ours)
 
 
+def test_a_third_party_keeps_what_it_has_from_both_once(
+    ours: Target, theirs: Target, shared: str, tmp_path: Path
+) -> None:
+    third = target()
+    imported(third, exported(ours), tmp_path)
+    saved(third, 7, shared, text="of a third")
+    diverged(ours, theirs, shared)
+    imported(ours, exported(theirs), tmp_path)
+    (beside,) = [line for line in exported(ours).splitlines() if b"of theirs" in line]
+    imported(third, exported(target()) + beside, tmp_path)
+    assert imported(third, exported(theirs), tmp_path).n_conflicts == 1
+    assert texts(third) == ["of a third", "of theirs"]
+
+
 def test_going_back_to_an_older_text_is_a_change_of_its_own(
     ours: Target, theirs: Target, shared: str, tmp_path: Path
 ) -> None:
@@ -164,11 +192,13 @@ def test_going_back_to_an_older_text_is_a_change_of_its_own(
 
 
 def test_what_is_left_out_in_other_builds_is_no_change(tmp_path: Path) -> None:
-    """A label that came in as a draft stays one when the same file comes again, and can be revised in peace."""
+    """A label that came in as a draft follows its file until it is revised here."""
     old, new = target(lineage="ffffffffffffffff", name="old"), target()
     label = saved(old, text="loops", status="supported")
     imported(new, exported(old), tmp_path)
     (here,) = current(new)
+    saved(old, 7, label.label_id, text="for loops")
+    assert imported(new, exported(old), tmp_path).labels.revised == 1
     saved(new, 7, here.label_id, text="loops and more")
     report = imported(new, exported(old), tmp_path)
     assert (report.labels.unchanged, report.n_conflicts, texts(new)) == (1, 0, ["loops and more"])
@@ -189,10 +219,19 @@ def test_notes_merge_like_labels(ours: Target, theirs: Target, tmp_path: Path) -
     assert [(c.ours["text"], c.theirs["text"]) for c in report.conflicts] == [
         ("only for loops?", "all loops?")
     ]
-    found = ours.database.read(lambda c: sorted(n.text for n in notes_of(c, LINEAGE)), [])
+    found = asked(ours, lambda c: sorted(n.text for n in notes_of(c, LINEAGE)))
     assert found == ["all loops?", "only for loops?", "yes"]
-    kept = ours.database.read(lambda c: [n.status for n in note_history(c, LINEAGE, note.note_id)], [])
+    kept = asked(ours, lambda c: [n.status for n in note_history(c, LINEAGE, note.note_id)])
     assert kept == ["proposed", "supported", "supported"]
+
+
+def test_a_note_stays_of_its_kind(ours: Target, theirs: Target, tmp_path: Path) -> None:
+    note = save_note(ours.database, LINEAGE, 7, {"kind": "observation", "text": "yes"})
+    changed = exported(ours).replace(b'"observation"', b'"decision"')
+    with pytest.raises(
+        BadInput, match=f"line 2: note {note.note_id} is of feature 7 and kind observation here"
+    ):
+        imported(ours, changed, tmp_path)
 
 
 def test_lines_that_git_kept_of_both_sides_are_a_conflict_too(
@@ -205,6 +244,20 @@ def test_lines_that_git_kept_of_both_sides_are_a_conflict_too(
     report = imported(here, before + b"".join(lines), tmp_path)
     assert (report.labels.added, report.n_conflicts) == (1, 1)
     assert texts(here) == ["of ours", "of theirs"]
+
+
+def test_a_line_that_was_edited_in_the_file_is_a_new_revision(
+    ours: Target, theirs: Target, shared: str, tmp_path: Path
+) -> None:
+    edited = exported(ours).replace(b"first", b"second")
+    report = imported(ours, edited, tmp_path)
+    assert (report.labels.revised, report.n_conflicts) == (1, 0)
+    assert history(ours, shared) == [(1, "first"), (2, "second")]
+    assert imported(ours, edited, tmp_path).labels.unchanged == 1
+    assert imported(theirs, exported(ours), tmp_path).labels.revised == 1
+    saved(theirs, 7, shared, text="third")
+    assert imported(theirs, edited.replace(b"second", b"2nd"), tmp_path).n_conflicts == 1
+    assert texts(theirs) == ["2nd", "third"]
 
 
 def test_two_imports_at_once_add_each_label_once(ours: Target, tmp_path: Path) -> None:

@@ -53,9 +53,11 @@ def processes(what: str, path: Path, n: int, each: int) -> "Iterator[list[subpro
 
 def told(process: "subprocess.Popen[str]") -> list[dict[str, Any]]:
     """What a worker said it kept, once it is done."""
-    out, errors = process.communicate(timeout=60)
-    assert (process.returncode, errors) == (0, "")
-    return [json.loads(line) for line in out.splitlines()]
+    assert process.stdout is not None
+    assert process.stderr is not None
+    found = [json.loads(line) for line in process.stdout]
+    assert (process.stderr.read(), process.wait()) == ("", 0)
+    return found
 
 
 def go(process: "subprocess.Popen[str]") -> None:
@@ -82,8 +84,11 @@ def test_eight_processes_write_two_thousand_labels_and_notes_and_nothing_is_lost
     with processes("mixed", path, WRITERS, EACH) as workers:
         for worker in workers:
             go(worker)
-        kept = [one for worker in workers for one in told(worker)]
+        kept, seen = watched_while_it_writes(path, workers[0])
+        kept += [one for worker in workers for one in told(worker)]
     assert len(kept) == WRITERS * EACH == 2000
+    assert seen == sorted(seen)
+    assert len(set(seen)) > 5, "it was read while it was written"
     stored = {
         (kind, row[0], row[1]): row[2] for kind in ("label", "note") for row in all_revisions(path, kind)
     }
@@ -95,6 +100,21 @@ def test_eight_processes_write_two_thousand_labels_and_notes_and_nothing_is_lost
     assert_whole(path)
     assert_counted_by_one(path, kept)
     assert_found_by_their_newest_words(path)
+
+
+def watched_while_it_writes(
+    path: Path, worker: "subprocess.Popen[str]"
+) -> tuple[list[dict[str, Any]], list[int]]:
+    """Half of what a worker said, and revisions of the first shared label meanwhile; no half of a write is read."""
+    assert worker.stdout is not None
+    kept, seen = [], []
+    for i in range(EACH // 2):
+        kept.append(json.loads(worker.stdout.readline()))
+        if i % 5 == 0:
+            labels = revisions.current_labels(LabelFile(path), LINEAGE, range(SHARED))
+            assert [label.text for label in labels] == [f"count {label.revision - 1}" for label in labels]
+            seen.append(labels[0].revision)
+    return kept, seen
 
 
 def assert_whole(path: Path) -> None:
@@ -125,20 +145,23 @@ def assert_counted_by_one(path: Path, kept: list[dict[str, Any]]) -> None:
 
 def assert_found_by_their_newest_words(path: Path) -> None:
     """Each label and note is found by its text as it stands, and the index knows no other."""
+    texts = dict[str, list[str]]()
     for kind in ("label", "note"):
         newest = rows(
             path,
             f"SELECT o.id, r.text FROM {kind}s o JOIN {kind}_revisions r ON r.id = o.current ORDER BY o.id",
         )
         assert rows(path, f"SELECT rowid, text FROM {kind}_words ORDER BY rowid") == newest
+        texts[kind] = [text for _, text in newest]
 
-    def look(connection: sqlite3.Connection) -> int:
-        texts = [text for _, text in newest]
-        return sum(
-            text in [n.text for n in notes.notes_of(connection, LINEAGE, query=text)] for text in texts
-        )
+    def lost(connection: sqlite3.Connection) -> list[str]:
+        found = {
+            "label": lambda text: [one.text for one in revisions.labels_of(connection, LINEAGE, query=text)],
+            "note": lambda text: [one.text for one in notes.notes_of(connection, LINEAGE, query=text)],
+        }
+        return [text for kind in texts for text in texts[kind] if text not in found[kind](text)]
 
-    assert LabelFile(path).read(look, 0) == len(newest) > 400
+    assert LabelFile(path).read(lost, ["the file is gone"]) == []
 
 
 def test_eight_workers_that_empty_the_queue_never_share_a_feature(path: Path) -> None:

@@ -136,7 +136,7 @@ def test_several_processes_that_open_an_old_file_at_once_bring_it_up_to_date_onc
         opener.stdin.write("go\n")
         opener.stdin.flush()
     for opener in openers:
-        out, errors = opener.communicate(timeout=60)
+        out, errors = opener.communicate(timeout=300)
         assert (opener.returncode, errors) == (0, "")
         said.append(out.strip())
     assert (said[0], said[3]) == ("10", "10")

@@ -13,11 +13,10 @@ from saeinterp_mcp.errors import BadInput
 from saeinterp_mcp.labels import notes, queue, revisions
 from saeinterp_mcp.labels.database import LabelFile
 from saeinterp_mcp.labels.records import Label, Note
-from saeinterp_mcp.operations.queue_orders import unlabelled
 
 LINEAGE = "store-a"
 SHARED = 2
-"""Labels and notes that all processes revise."""
+"""Labels and notes that all processes revise, one after the other with each round of eight turns."""
 QUEUED = 400
 """Features that are handed out."""
 
@@ -37,6 +36,8 @@ def new_ones(database: LabelFile, who: int, n: int) -> Iterator[dict[str, Any]]:
 
 def emptying(database: LabelFile, who: int, n: int) -> Iterator[dict[str, Any]]:
     """Claims until nothing is left; every third feature is labelled, every third done, the rest left claimed."""
+    from saeinterp_mcp.operations.queue_orders import unlabelled  # slow to load, and the others do without
+
     while True:
         given = queue.claim(database, LINEAGE, f"worker {who}", unlabelled(LINEAGE, range(QUEUED)))
         if given.feature is None:
@@ -63,7 +64,8 @@ def new_note(database: LabelFile, who: int, i: int) -> dict[str, Any]:
 
 def count_up_label(database: LabelFile, who: int, i: int) -> dict[str, Any]:
     """One more on a shared label, by the revision that was read: again and again until nobody was faster."""
-    label_id, feature = f"lb-{i % SHARED:012x}", i % SHARED
+    feature = i // 8 % SHARED
+    label_id = f"lb-{feature:012x}"
     while True:
         old = database.read(lambda c: revisions.find_label(c, LINEAGE, label_id), None)
         assert old is not None
@@ -79,9 +81,9 @@ def count_up_label(database: LabelFile, who: int, i: int) -> dict[str, Any]:
 
 def count_up_note(database: LabelFile, who: int, i: int) -> dict[str, Any]:
     """A revision of a shared note, whatever it said before."""
-    note = notes.save_note(
-        database, LINEAGE, i % SHARED, {"text": f"saw w{who}n{i}"}, f"nt-{i % SHARED:012x}"
-    )
+    feature = i // 8 % SHARED
+    changes = {"text": f"saw w{who}n{i}"}
+    note = notes.save_note(database, LINEAGE, feature, changes, f"nt-{feature:012x}")
     return said("note", note.note_id, note)
 
 

@@ -16,7 +16,7 @@ LABEL_ID, NOTE_ID = re.compile(r"lb-[0-9a-f]{12}"), re.compile(r"nt-[0-9a-f]{12}
 MADE_AT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 MAX_REVISION = 1_000_000
 MAX_CITED = 200
-"""Evidence ids, or linked notes, of one record."""
+"""Evidence ids, linked notes, or earlier versions of one record."""
 _LENGTHS = {
     "text": MAX_TEXT,
     "notes": MAX_NOTES,
@@ -97,6 +97,8 @@ def check_test(test: HeldoutTest, n_features: int, where: str) -> None:
         value = getattr(test, name)
         if value is not None and not 0 <= value <= 1:
             raise BadLine(where, f"{name} is {value}, expected 0 to 1")
+    if test.n is not None and not 0 <= test.n < 1 << 53:
+        raise BadLine(where, f"n is {test.n}, expected a number of rows"[:200])
     numbers = (test.low, test.score, test.high)
     if None not in numbers and list(numbers) != sorted(numbers, key=float):  # type: ignore[arg-type]
         raise BadLine(where, "low, score and high are {}, {} and {}".format(*numbers))
@@ -111,10 +113,12 @@ def check_evidence(cited: tuple[str, ...], where: str) -> None:
         raise BadLine(where, f"{wrong[0][:40]!r} is no evidence id")
 
 
-def check_based_on(based_on: tuple[str, ...], where: str) -> None:
+def check_versions(versions: tuple[str, ...], where: str) -> None:
     """Refuse what is no list of versions."""
-    if wrong := [v for v in based_on if not isinstance(v, str) or not VERSION.fullmatch(v)]:
-        raise BadLine(where, f"based_on holds {str(wrong[0])[:40]!r}, which is no version")
+    if wrong := [v for v in versions if not isinstance(v, str) or not VERSION.fullmatch(v)]:
+        raise BadLine(where, f"{str(wrong[0])[:40]!r} is no version; they look like 2-0123456789ab")
+    if len(versions) > MAX_CITED + 1:
+        raise BadLine(where, f"it names {len(versions)} versions, at most {MAX_CITED} are kept")
 
 
 def check_feature(feature: int, n_features: int, where: str) -> None:

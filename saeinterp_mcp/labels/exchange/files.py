@@ -25,6 +25,8 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
     Raises:
         BadInput: it is not there, cannot be read, or is no gzip file.
     """
+    if path.exists() and not path.is_file():  # it is read more than once
+        raise BadInput(f"{path} is no file")
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
             yield file  # type: ignore[misc]  # GzipFile reads like any other

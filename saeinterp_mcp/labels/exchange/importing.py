@@ -117,13 +117,10 @@ class Import:
 
     def _take_answer(self, connection: "sqlite3.Connection", incoming: IncomingAnswer, tally: Tally) -> int:
         answer = incoming.answer
-        if answer.operation not in self.target.askable:
-            return self._bad(
-                BadLine(
-                    incoming.where, f"{answer.operation[:40]!r} is no operation that evidence comes from"
-                ),
-                tally,
-            )
+        try:
+            self.target.check_call(answer.operation, answer.arguments)
+        except SaeInterpError as error:
+            return self._bad(BadLine(incoming.where, str(error)), tally)
         values = {**answer.model_dump(), "store": self.target.lineage}
         values["arguments"] = canonical_json(answer.arguments)
         values["result"] = zlib.compress(json.dumps(answer.result, ensure_ascii=False).encode("utf-8"))
@@ -162,23 +159,22 @@ class Import:
             label, scope = self.target.normal_rule(label)
         except SaeInterpError as error:
             raise BadLine(incoming.where, f"rule: {error}") from error
-        if label.status == "supported":
-            label = self._supported_or_draft(merger, incoming.where, label, scope)
-        merger.merge(LABELS, incoming, label, claimed)
+        why = self._not_supported(merger, label, scope)
+        if why:
+            label = _as_draft(label, why)
+        if merger.merge(LABELS, incoming, label, claimed) and why:
+            entry = Demoted(label_id=label.label_id, feature=label.feature, where=incoming.where, why=why)
+            merger.tally.list("demoted", entry)
 
-    def _supported_or_draft(self, merger: Merger, where: str, label: Label, scope: str | None) -> Label:
-        """The label, or a draft of it where no held-out test on record here supports it."""
+    def _not_supported(self, merger: Merger, label: Label, scope: str | None) -> str | None:
+        """What a label lacks that says it is supported."""
+        if label.status != "supported":
+            return None
         try:
             supported_by(merger.connection, self.target.lineage, label, scope)
         except BadInput as error:
-            why = str(error).partition(": ")[2] or str(error)
-            entry = Demoted(label_id=label.label_id, feature=label.feature, where=where, why=why)
-            merger.tally.list("demoted", entry)
-            notes = f"{label.notes}\n" if label.notes else ""
-            notes += f"Imported as a draft, it said supported: {why}"
-            kept = notes if len(notes) <= MAX_NOTES else label.notes
-            return label.model_copy(update={"status": "draft", "notes": kept})
-        return label
+            return str(error).partition(": ")[2].partition(". Save it")[0] or str(error)
+        return None
 
     def _here_note(self, note: Note) -> Note:
         """A note of another build with ids of its own, because one labels file may serve both stores."""
@@ -229,3 +225,12 @@ class Import:
         if n := tally.n["uncited"]:
             told.append(f"{n} labels cite answers about that other build; the ids are left out")
         return told
+
+
+def _as_draft(label: Label, why: str) -> Label:
+    """A draft of a label, with the reason in its notes where there is room."""
+    notes = f"{label.notes}\n" if label.notes else ""
+    notes += f"Imported as a draft, it said supported: {why}"
+    return label.model_copy(
+        update={"status": "draft", "notes": notes if len(notes) <= MAX_NOTES else label.notes}
+    )

@@ -3,24 +3,26 @@ r"""Our own label files, made for review in git: `labels/<store>.jsonl`.
 The first line says what it is: `{"format":"saeinterp-labels","version":1,"store":...,"lineage":...,"n_features":...}`.
 Then comes a line for each label (its newest revision; retired ones too, so that a retirement can be merged), by
 feature and id, then for each note, each held-out test of the features, and each answer that they cite (the call and
-its summary, not the answer). Fields have one order, empty ones are left out, and what cannot be seen is spelled
-`\u202e`: the same content gives the same bytes, and a reviewer sees all of it.
+its summary, not the answer). A line that somebody edits is a new revision of the `version` it names. Fields have one
+order, empty ones are left out, and what cannot be seen is spelled `\u202e`: the same content gives the same bytes,
+and a reviewer sees all of it.
 """
 
 import json
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from saeinterp_mcp.errors import BadInput, BadStore
+from saeinterp_mcp.labels.evidence import TOLD, only_told
 from saeinterp_mcp.labels.exchange.checking import (
     MADE_AT,
-    check_based_on,
     check_evidence,
     check_label,
     check_note,
     check_test,
+    check_versions,
     check_words,
     made,
 )
@@ -36,17 +38,23 @@ from saeinterp_mcp.labels.exchange.records import (
     Source,
     Target,
 )
-from saeinterp_mcp.labels.exchange.versions import all_taken, in_order, version_of
+from saeinterp_mcp.labels.exchange.versions import all_taken, in_order, revision_in, version_of
 from saeinterp_mcp.labels.records import HeldoutTest, Label, Note, RecordedAnswer
 from saeinterp_mcp.labels.revisions import history_of, labels_of
 
 if TYPE_CHECKING:
     import sqlite3
 
+Basis = Literal["observed", "weights", "intervened", "judged"]
+R = TypeVar("R", Label, Note)
 FORMAT, VERSION = "saeinterp-labels", 1
+MAX_VERSIONS = 200
+"""Earlier versions that a line names, the last ones."""
 NEWER = "A newer saeinterp wrote it: use that one."
-_FIRST = ("feature", "label_id", "note_id", "revision", "based_on")
+_FIRST = ("feature", "label_id", "note_id", "revision", "version", "based_on")
 _LISTS = ("evidence", "supports", "refutes")
+_TOLD = ("store", "basis", "summary")
+"""Of an answer itself; `store` is the name it was served under."""
 _ANSWER_FIELDS = ("evidence", "operation", "arguments", "digest", "fingerprint", "made_at")
 
 
@@ -124,17 +132,18 @@ def _incoming(where: str, values: dict[str, Any], n_features: int) -> Incoming:
     kind = values.pop("record", None)
     if kind in ("label", "note"):
         based_on = _tuple(where, "based_on", values.pop("based_on", []))
-        check_based_on(based_on, where)
+        version = values.pop("version", None)
+        check_versions(based_on if version is None else (*based_on, version), where)
         values |= {name: _tuple(where, name, values[name]) for name in _LISTS if name in values}
         if kind == "label":
             label = made(Label, values, where)
             if not label.label_id:
                 raise BadLine(where, "label_id is empty")
             check_label(label, n_features, where)
-            return IncomingLabel(where, label, based_on)
+            return IncomingLabel(where, *_edited_by_hand(label, based_on, version))
         note = made(Note, values, where)
         check_note(note, n_features, where)
-        return IncomingNote(where, note, based_on)
+        return IncomingNote(where, *_edited_by_hand(note, based_on, version))
     if kind == "test":
         made_at = values.pop("made_at", "")
         given = {"store": "", "where": None, "scope": None, **_no_numbers(), **values}
@@ -143,12 +152,26 @@ def _incoming(where: str, values: dict[str, Any], n_features: int) -> Incoming:
         check_test(test, n_features, where)
         return IncomingTest(where, test, made_at)
     if kind == "answer":
-        result = {name: values.pop(name, "") for name in ("basis", "summary")}
+        told = {name: values.pop(name, "") for name in _TOLD}
+        bases = get_args(Basis)
+        if told["basis"] not in bases or not all(isinstance(part, str) for part in told.values()):
+            raise BadLine(
+                where, f"an answer tells {', '.join(_TOLD)} as text, with basis {' or '.join(bases)}"
+            )
+        result = only_told(told["store"], told["basis"], told["summary"])
         answer: RecordedAnswer = made(RecordedAnswer, {"store": "", "result": result, **values}, where)
-        _check_times_and_words(where, answer.made_at, {**values, **result})
+        _check_times_and_words(where, answer.made_at, {**values, **told})
         check_evidence((answer.evidence,), where)
         return IncomingAnswer(where, answer)
     raise BadLine(where, f"record is {str(kind)[:40]!r}, expected label, note, test or answer")
+
+
+def _edited_by_hand(record: R, based_on: tuple[str, ...], version: str | None) -> tuple[R, tuple[str, ...]]:
+    """(record, versions it goes on from): a line that was changed in the file goes on from the version it names."""
+    if version is None or version == version_of(record):
+        return record, based_on
+    changes = {"revision": max(record.revision, revision_in(version) + 1), "made_at": ""}
+    return record.model_copy(update=changes), (*based_on, version)
 
 
 def _check_times_and_words(where: str, made_at: Any, values: dict[str, Any]) -> None:
@@ -190,7 +213,7 @@ def _note_lines(
 def _record_line(kind: str, record: Label | Note, earlier: list[Any], taken: list[str]) -> bytes:
     version = version_of(record)
     based_on = [v for v in in_order([*map(version_of, earlier), *taken]) if v != version]
-    values = {**record.model_dump(mode="json"), "based_on": based_on}
+    values = {**record.model_dump(mode="json"), "version": version, "based_on": based_on[-MAX_VERSIONS:]}
     first = {name: values[name] for name in _FIRST if name in values}
     return _line({"record": kind, **first, **values})
 
@@ -215,7 +238,8 @@ def _answer_lines(connection: "sqlite3.Connection", lineage: str, cited: set[str
             values = dict(zip((*_ANSWER_FIELDS, "result"), row, strict=True))
             result = json.loads(zlib.decompress(values.pop("result")))
             values["arguments"] = json.loads(values["arguments"])
-            told = {"summary": str(result.get("summary", "")), "basis": str(result.get("basis", ""))}
+            told = {name: result[name] for name in _TOLD}
+            told["summary"] = result.get(TOLD, told["summary"])
             lines.append(_line({"record": "answer", **values, **told}))
     return lines
 

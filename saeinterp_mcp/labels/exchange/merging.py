@@ -82,8 +82,8 @@ class Merger:
         incoming: IncomingLabel | IncomingNote,
         record: Any,
         claimed: str,
-    ) -> None:
-        """Take one record in.
+    ) -> bool:
+        """Take one record in; whether anything of it was new.
 
         Args:
             shelf: its kind.
@@ -98,17 +98,19 @@ class Merger:
         found = shelf.find(self.connection, self.lineage, record_id)
         if found is None:
             self._add(shelf, incoming, record, claimed)
-            return
+            return True
         row, ours = found
         if ours.feature != record.feature or (shelf is NOTES and ours.kind != record.kind):
             what = f"of feature {ours.feature}" + (f" and kind {ours.kind}" if shelf is NOTES else "")
             raise BadLine(incoming.where, f"{shelf.kind} {record_id} is {what} here")
         if content_hash(ours) == content_hash(record) or self._is_known(shelf, record_id, claimed):
             self.tally.count(shelf, "unchanged")
-        elif self._goes_on(shelf, incoming, ours):
+            return False
+        if self._goes_on(shelf, incoming, ours):
             self._revise(shelf, incoming, row, ours, record, claimed)
         else:
             self._conflict(shelf, incoming, row, ours, record, claimed)
+        return True
 
     def _add(self, shelf: Shelf, incoming: IncomingLabel | IncomingNote, record: Any, claimed: str) -> None:
         record_id = shelf.id_of(record)
@@ -128,15 +130,16 @@ class Merger:
         return claimed in map(version_of, shelf.history(self.connection, self.lineage, record_id))
 
     def _goes_on(self, shelf: Shelf, incoming: IncomingLabel | IncomingNote, ours: Label | Note) -> bool:
-        version = version_of(ours)
-        if isinstance(incoming, IncomingLabel):
-            if incoming.edit_of is not None:
-                return incoming.edit_of == ours.revision
-            if _has_no_history(
-                incoming
-            ):  # what such a file said before may be replaced, what was changed here not
-                return version in taken_versions(self.connection, shelf.id_of(ours))
-        return continues(incoming.based_on, version)
+        version, taken = version_of(ours), taken_versions(self.connection, shelf.id_of(ours))
+        if isinstance(incoming, IncomingLabel) and incoming.edit_of is not None:
+            return incoming.edit_of == ours.revision
+        # what an import wrote in its own way (without evidence, as a draft) and nobody has touched since
+        untouched = version in taken
+        if _has_no_history(incoming):
+            return untouched
+        return continues(incoming.based_on, version) or (
+            untouched and not taken.isdisjoint(incoming.based_on)
+        )
 
     def _revise(
         self,
@@ -208,9 +211,8 @@ def _has_no_history(incoming: IncomingLabel | IncomingNote) -> bool:
 
 def _taken_with(incoming: IncomingLabel | IncomingNote, claimed: str, kept: Label | Note) -> list[str]:
     """The versions to remember when a line is kept as `kept`: those it came from, and itself where it was changed."""
-    if _has_no_history(incoming):
-        return [claimed, version_of(kept)]
-    return [*incoming.based_on, *({claimed} - {version_of(kept)})]
+    here = version_of(kept)
+    return [*incoming.based_on, *([claimed, here] if here != claimed or _has_no_history(incoming) else [])]
 
 
 def _shown(record: Label | Note) -> dict[str, Any]:

@@ -14,7 +14,15 @@ from saeinterp_mcp.errors import BadInput
 from saeinterp_mcp.labels.exchange.checking import check_label, made
 from saeinterp_mcp.labels.exchange.files import lines_of, object_in
 from saeinterp_mcp.labels.exchange.foreign import in_use, one_line, utc, with_rest, without_rest
-from saeinterp_mcp.labels.exchange.records import BadLine, Incoming, IncomingLabel, Options, Source, Target
+from saeinterp_mcp.labels.exchange.records import (
+    BadLine,
+    Incoming,
+    IncomingLabel,
+    Options,
+    Source,
+    Target,
+    shown,
+)
 from saeinterp_mcp.labels.heldout import scores_of
 from saeinterp_mcp.labels.records import Label, Score
 from saeinterp_mcp.labels.revisions import labels_of
@@ -78,8 +86,8 @@ def read(path: Path, target: Target, options: Options) -> Iterator[Incoming | Ba
                 continue
             if seen not in (None, place):
                 raise BadInput(
-                    f"{path} is about {'/'.join(seen)} and, in {where}, {'/'.join(place)}; choose one with --model-id "
-                    "and --layer"
+                    shown(f"{path} is about {'/'.join(seen)} and, in {where}, {'/'.join(place)}; ")
+                    + "choose one with --model-id and --layer"
                 )
             seen = place
             label = _label(where, values, place)

@@ -1,7 +1,8 @@
 """What goes between label files and the database: lines read, the store they are for, and the report of an import."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from saeinterp_mcp.frozen import Frozen
@@ -10,14 +11,23 @@ from saeinterp_mcp.labels.records import HeldoutTest, Label, Note, RecordedAnswe
 
 OnConflict = Literal["both", "keep", "theirs"]
 OnBad = Literal["stop", "skip"]
+MAX_QUOTED = 600
+
+
+def shown(text: str) -> str:
+    """What a message may quote of a file: nothing that acts on a terminal or hides, and not too much of it."""
+    from saeinterp_mcp.analysis.text import visible
+
+    told = visible(text)
+    return told if len(told) <= MAX_QUOTED else f"{told[:MAX_QUOTED]}…"
 
 
 class BadLine(Exception):
     """Part of a file that cannot be taken in: where it is, and why."""
 
     def __init__(self, where: str, why: str) -> None:
-        super().__init__(f"{where}: {why}")
-        self.where, self.why = where, why
+        self.where, self.why = shown(where), shown(why)
+        super().__init__(f"{self.where}: {self.why}")
 
 
 @dataclass(frozen=True)
@@ -34,8 +44,9 @@ class Target:
     Raises SaeInterpError where the store cannot read the rule."""
     importance: Callable[[int], float | None]
     """The store's own importance of a feature, for files that have none: a percentile."""
-    askable: Collection[str]
-    """Operations whose answers can be evidence; a file cannot have any other one run."""
+    check_call: Callable[[str, Mapping[str, Any]], None]
+    """Raises SaeInterpError unless it is a call (operation, arguments) whose answer can be evidence: what a file brings
+    may be asked again later, so it must not be able to have anything else run."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +110,8 @@ class Options:
     """Neuronpedia's name of the model; the seed's model_type."""
     layer: str | None = None
     """Neuronpedia's source (`12-gemmascope-res-16k`), or the layer of a circuit-tracer graph."""
-    graph: Any = None
-    """Path of the circuit-tracer graph to fill."""
+    graph: Path | None = None
+    """The circuit-tracer graph to fill."""
     said: list[str] = field(default_factory=list)
     """What a writer or reader has to tell beside its result."""
 

@@ -36,6 +36,11 @@ def version_of(record: Label | Note) -> str:
     return f"{record.revision}-{content_hash(record)}"
 
 
+def revision_in(version: str) -> int:
+    """The revision in a version."""
+    return int(version.partition("-")[0])
+
+
 def hash_in(version: str) -> str:
     """The content hash in a version."""
     return version.partition("-")[2]
@@ -43,7 +48,7 @@ def hash_in(version: str) -> str:
 
 def in_order(versions: Iterable[str]) -> list[str]:
     """By revision, then hash; each once."""
-    return sorted(set(versions), key=lambda version: (int(version.partition("-")[0]), version))
+    return sorted(set(versions), key=lambda version: (revision_in(version), version))
 
 
 def taken_versions(connection: "sqlite3.Connection", record_id: str) -> set[str]:

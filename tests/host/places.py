@@ -4,17 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
-import pytest
-
-from tests.conftest import ROOT
-
 
 def own_copy(store: Path, folder: Path) -> Path:
     """The store again, its files the same ones (a store is only read), so that its labels file lies in `folder`."""
     return Path(shutil.copytree(store, folder / store.name, copy_function=os.link))
-
-
-@pytest.fixture(scope="session")
-def plugin_root() -> Path:
-    """The repository is the plugin."""
-    return ROOT
