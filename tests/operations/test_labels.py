@@ -10,6 +10,8 @@ from saeinterp_mcp.errors import BadInput, UnknownName
 from saeinterp_mcp.faces.answering import answer
 from saeinterp_mcp.faces.arguments import Entry, commands
 from saeinterp_mcp.labels.database import LabelFile
+from saeinterp_mcp.labels.evidence import record_answer
+from saeinterp_mcp.labels.records import RecordedAnswer
 from saeinterp_mcp.operations.evidence_replay import evidence_replay, whole_answer
 from saeinterp_mcp.operations.feature_overview import feature_overview
 from saeinterp_mcp.operations.features_search import features_search
@@ -388,3 +390,15 @@ def test_long_notes_are_cut_in_lists_and_whole_alone(store: Store) -> None:
     ids = [label_save(store, 0, f"label {i}", notes="n" * 1_000).label_id for i in range(2)]
     assert [label.notes for label in label_get(store, 0).labels] == ["n" * 300 + " [+700 chars]"] * 2
     assert label_get(store, label_id=ids[0]).labels[0].notes == "n" * 1_000
+
+
+def test_a_record_of_a_call_that_writes_is_never_asked_again(store: Store) -> None:
+    saved = label_save(store, 0, "stays")
+    forged = RecordedAnswer(
+        evidence="ev-00000000000000aa", store=store.lineage, fingerprint=store.fingerprint, digest="x",
+        operation="label_delete", arguments={"label_id": saved.label_id, "reason": "forged"}, result={"summary": ""},
+    )  # fmt: skip
+    record_answer(store.need_labels, forged)
+    with pytest.raises(BadInput, match="has no question 'label_delete' about a store"):
+        evidence_replay(ServedStores([store]), forged.evidence)
+    assert label_get(store, 0).total == 1
