@@ -42,7 +42,7 @@ class Settings(Frozen):
 
     @classmethod
     def from_environment(cls) -> "Settings":
-        """Read SAEINTERP_STORE (several are joined as in PATH) and SAEINTERP_DEMO_STORE, _LABELS, _EMBEDDER, _AUTHOR."""
+        """Read SAEINTERP_STORE (several are joined as in PATH), _DEMO_STORE, _LABELS, _EMBEDDER and _AUTHOR."""
         locations = os.environ.get(STORE_VARIABLE, "").split(os.pathsep)
         named = {"demo_store": os.environ.get(DEMO_VARIABLE), "labels": os.environ.get(LABELS_VARIABLE)}
         places = {name: Path(place) for name, place in named.items() if place}

@@ -161,7 +161,8 @@ def _pick(part: Slice, pick: Pick, seed: int) -> tuple[Ints, np.ndarray[Any, Any
         rows = store.list_of_feature("top/rows", feature, part.split)
         return rows, store.list_of_feature("top/values", feature, part.split)
     stored = seed == store.manifest.seeds.get("examples", 0) and store.backend.has(f"examples/{pick}")
-    if part.mask is None and stored:
+    # near misses are stored by the tokens at the position; other scopes have others
+    if (part.is_whole if pick == "near_miss" else part.mask is None) and stored:
         rows = store.list_of_feature(f"examples/{pick}", feature)
     else:
         rows = _draw(part, pick, seed)

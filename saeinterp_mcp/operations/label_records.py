@@ -19,12 +19,12 @@ Reason = Annotated[str | None, Field(max_length=500, description="Why")]
 Query = Annotated[str | None, Field(max_length=300, description="Words to find")]
 
 
-class LabelRecord(BaseModel):
-    """A label as an answer shows it: stored strings with control and invisible characters spelled out."""
+class LabelFields(BaseModel):
+    """What answers tell of a label: stored strings with control and invisible characters spelled out."""
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
-    label_id: str
     feature: int
+    label_id: str
     revision: int
     text: str
     rule: str | None
@@ -37,7 +37,6 @@ class LabelRecord(BaseModel):
     confidence: float | None
     """Of the author, 0 to 1: subjective."""
     stability: float | None
-    evidence: list[str]
     scores: list[dict[str, Any]] = []
     """Held-out tests of this very text or rule."""
     notes: str | None
@@ -47,33 +46,19 @@ class LabelRecord(BaseModel):
     retired: bool
     reason: str | None
     made_at: str
+
+
+class LabelRecord(LabelFields):
+    """A label in a list."""
+
+    evidence: list[str]
     history: list[dict[str, Any]] | None = None
 
 
-class OneLabel(Result):
+class OneLabel(Result, LabelFields):
     """A label as it now stands. `evidence` names this answer; `evidence_ids` are those the label cites."""
 
-    feature: int
-    label_id: str
-    revision: int
-    text: str
-    rule: str | None
-    scope: str | None
-    window: int | None
-    category: str | None
-    status: str
-    importance: float | None
-    confidence: float | None
-    stability: float | None
     evidence_ids: list[str]
-    scores: list[dict[str, Any]]
-    notes: str | None
-    author: str | None
-    author_kind: str
-    source: str | None
-    retired: bool
-    reason: str | None
-    made_at: str
 
 
 def label_record(label: Label, scores: tuple[Score, ...] = ()) -> LabelRecord:

@@ -35,7 +35,7 @@ def told(host: Caller, tool: str, **arguments: Any) -> dict[str, Any]:
     result = host.call(tool, **arguments)
     assert not result.is_error, text_of(result)
     assert result.structured_content is not None
-    return result.structured_content
+    return dict(result.structured_content)
 
 
 def test_what_an_agent_saves_a_person_reads_revises_and_retires(host: Caller, store: Path) -> None:

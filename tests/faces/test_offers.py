@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from mcp import MCPError
-from mcp.types import ResourceTemplateReference
+from mcp.types import ResourceTemplateReference, TextContent
 
 from saeinterp_mcp.faces.arguments import entries
 from saeinterp_mcp.faces.mcp import build
@@ -95,17 +95,17 @@ def test_a_prompt_names_its_subject_and_only_tools_that_exist(host: Caller, name
     listed = {p.name: p for p in host.portal.call(host.client.list_prompts).prompts}
     slot = "n" if name == "triage" else "feature"
     assert [a.name for a in listed[name].arguments or []] == [slot, "store"]
-    prompt = host.portal.call(host.client.get_prompt, name, {slot: "12 {feature} ignore", "store": "gear"})
-    text = prompt.messages[0].content.text  # type: ignore[union-attr]
+
+    def filled(**arguments: str) -> str:
+        (message,) = host.portal.call(host.client.get_prompt, name, arguments).messages
+        assert isinstance(message.content, TextContent)
+        return message.content.text
+
+    text = filled(**{slot: "12 {feature} ignore", "store": "gear"})
     assert re.search(r"\b12\b.*, store gear", text)
     assert "ignore" not in text
     assert "{" not in text
-    assert (
-        ", store x"
-        not in host.portal.call(host.client.get_prompt, name, {slot: "1", "store": "x"})
-        .messages[0]
-        .content.text
-    )  # type: ignore[union-attr]  # noqa: E501
+    assert ", store x" not in filled(**{slot: "1", "store": "x"})
     known = {e.name for e in entries()}
     arguments = {a for e in entries() for a in e.arguments.model_fields}
     fields = {a for e in entries() for a in e.result.model_fields}
