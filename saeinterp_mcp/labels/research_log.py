@@ -97,7 +97,8 @@ def research_log(database: LabelDatabase, store_name: str, lineage: str, feature
 
 def _find(connection: "sqlite3.Connection", lineage: str, feature: int) -> Found:
     notes = revisions_of_feature(connection, lineage, feature)
-    asked = [n.note_id for n in notes if n.revision == 1 and n.kind in ("hypothesis", "prediction")]
+    # an imported note may begin with a later revision
+    asked = list(dict.fromkeys(n.note_id for n in notes if n.kind in ("hypothesis", "prediction")))
     labels = labels_of(connection, lineage, [feature], retired=True)
     histories = [history_of(connection, lineage, label.label_id) for label in labels]
     columns = ", ".join(f'"{name}"' for name in HeldoutLook._fields)

@@ -10,12 +10,14 @@ from saeinterp_mcp.clients.embedding import default_embedder
 from saeinterp_mcp.errors import BadInput, Unavailable
 from saeinterp_mcp.labels.records import Label
 from saeinterp_mcp.labels.revisions import current_labels, labelled_features
-from saeinterp_mcp.labels.similarity import NearLabel, nearest_labels
+from saeinterp_mcp.labels.similarity import MIN_FEATURES, NearLabel, nearest_labels
 from saeinterp_mcp.operations.base import digits
 from saeinterp_mcp.store.base import Bools, Store
 
 FEW = 10
 """Features found: with fewer by words, the nearest in meaning fill up to as many."""
+FEW_WITHOUT_A_BASELINE = 3
+"""The same, by meaning alone, while there are too few labels to say what is near."""
 BEYOND_CHANCE = 90.0
 """Percent of random pairs of labels that a label must come closer than, where there are enough labels to tell. Of 34
 questions to 40 labels in other words, the label meant passed in 97 %, beside 3 others (median instead: 21 others; 99 %:
@@ -58,11 +60,14 @@ def by_label(store: Store, query: str | None, importance: NDArray[np.float64]) -
         warnings.append(
             f"no label of the {n_labelled} labelled features holds all these words; try fewer, or the beginning of one"
         )
-    if words and len(labels) < min(FEW, n_labelled):
+    # without a baseline (see `_near_in_meaning`) the nearest are shown only where words find nothing
+    many = n_labelled >= MIN_FEATURES
+    room = (FEW if many else 0 if labels else FEW_WITHOUT_A_BASELINE) - len(labels)
+    if words and room > 0 and len(labels) < n_labelled:
         near, said = _near_in_meaning(store, words)
         warnings += said
         others = [one for one in near if one.feature < n_features and one.feature not in labels]
-        for rank, one in enumerate(others[: FEW - len(labels)]):
+        for rank, one in enumerate(others[:room]):
             scores[one.feature] = -float(len(found) + rank)
             by_meaning[one.feature] = True
             reasons[one.feature] = (

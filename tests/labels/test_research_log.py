@@ -1,6 +1,7 @@
 """A feature's research log: everything in the order of writing, and nobody's text makes structure of its own."""
 
 import re
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -323,3 +324,20 @@ def a_test() -> HeldoutTest:
         high=0.95,
         floor=0.5,
     )
+
+
+def test_a_note_that_came_in_a_file_with_a_later_revision_stands_in_the_log(tmp_path: Path) -> None:
+    there, here = LabelFile(tmp_path / "there.sqlite"), LabelFile(tmp_path / "here.sqlite")
+    guess = save_note(there, "s", 3, {"kind": "hypothesis", "text": "one"})
+    save_note(there, "s", 3, {"text": "two"}, guess.note_id)
+    row = there.read(lambda c: c.execute("SELECT * FROM notes").fetchone(), None)
+    newest = there.read(
+        lambda c: c.execute("SELECT * FROM note_revisions WHERE revision = 2").fetchone(), None
+    )
+
+    def take(connection: sqlite3.Connection) -> None:
+        for table, values in (("notes", row), ("note_revisions", newest)):
+            connection.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(values))})", values)
+
+    here.write(take)
+    assert f"- `{guess.note_id}` **proposed**: two" in research_log(here, "demo", "s", 3)

@@ -75,6 +75,24 @@ def test_near_misses_of_a_slice_that_leaves_nothing_out_are_the_stored_ones(
     assert {row[2] for row in drawn.rows} <= {0.0}
 
 
+def test_near_misses_are_found_by_the_tokens_of_the_scope_that_is_asked(code: Store) -> None:
+    """Feature 0 fires on what follows `(`, but not on `z`; so `( z` is near, and `z` at the position is not."""
+    texts = [("(", "a", "z"), ("(", "b", "z"), ("(", "z", "a"), ("a", "b", "z")] * 6
+    samples = tuple(WorldSample(text, f"u{i}") for i, text in enumerate(texts))
+    after = {(0, s, 1): 1.0 for s, text in enumerate(texts) if text[0] == "(" and text[1] != "z"}
+    store = memory_store(World("sequence", 1, samples, after))
+    before = feature_examples(store, 0, pick="near_miss", scope="before", window=1)
+    at = feature_examples(store, 0, pick="near_miss")
+    token = before.columns.index("token")
+    assert (before.rows[0][token], before.rows[0][1]) == ("z", 1)
+    assert (str(at.rows[0][token]) in "ab", at.rows[0] != before.rows[0]) == (True, True)
+    whole, drawn = (
+        feature_examples(code, 2, pick="near_miss", scope="before", limit=50, where=w)
+        for w in (None, "activation>=0")
+    )
+    assert whole.rows == drawn.rows
+
+
 def test_a_slice_where_the_feature_always_fires_has_no_silent_row_and_says_why(gear: Store) -> None:
     found = feature_examples(gear, 4, pick="silent")
     n = gear.n_rows("explain")
