@@ -46,7 +46,7 @@ def visible_lines(text: str) -> str:
 
 
 def visible_values(value: Any, name: str = "") -> Any:
-    """Every string of a JSON value, keys too, as it may be shown: the last gate before any face, whatever came there."""
+    """Every string of a JSON value, keys too, as it may be shown: the last gate before a face, whatever came there."""
     if isinstance(value, str):
         return visible_lines(value) if name in LINES else visible(value)
     if isinstance(value, dict):

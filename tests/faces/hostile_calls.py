@@ -53,7 +53,7 @@ EVERY = 5
 """Every so many payloads are tried for each argument, each time others."""
 _BLANK = {0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x2800, 0x3164, 0xFFA0}
 _BLANK |= {*range(0x180B, 0x1810), *range(0xFE00, 0xFE10), *range(0xE0000, 0xE1000)}
-"""Drawn as nothing though they are letters and marks: Default_Ignorable_Code_Point of Unicode's DerivedCoreProperties."""
+"""Drawn as nothing though letters and marks: Default_Ignorable_Code_Point of Unicode's DerivedCoreProperties."""
 
 QUOTES = frozenset(
     (

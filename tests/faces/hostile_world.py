@@ -96,7 +96,7 @@ ORDERS = PAYLOADS[:8]
 
 
 def sequence_store(folder: Path, texts: Sequence[str] = PAYLOADS) -> Path:
-    """Store `seq`: feature 0 goes with family `fam`, 1 is noise, 2 fires on the texts, 3 before them, 4 seldom, 5 never.
+    """Store `seq`: feature 0 goes with family `fam`, 1 is noise, 2 fires on texts, 3 before them, 4 seldom, 5 never.
 
     The texts are tokens, values of groups, of an attribute, units and output tokens.
     """
@@ -235,7 +235,10 @@ def world(folder: Path, texts: tuple[str, ...]) -> World:
         saved = made.ask(
             "label_save",
             **which,
-            **{"text": text[:500], "notes": f"{text}\n{text}", "category": text[:60], "author": text[:100]},
+            text=text[:500],
+            notes=f"{text}\n{text}",
+            category=text[:60],
+            author=text[:100],
             source=text[:200],
             rule=f"token:{json.dumps(text)}" if i == 0 else None,
         )

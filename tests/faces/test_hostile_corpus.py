@@ -3,22 +3,20 @@
 import json
 import sqlite3
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
+from mcp import StdioServerParameters
 from mcp.types import PromptReference, ResourceTemplateReference
 
 from saeinterp_mcp.errors import SaeInterpError
 from saeinterp_mcp.faces.answering import shown_error
-from saeinterp_mcp.faces.arguments import Entry, entries
 from saeinterp_mcp.faces.mcp import build
 from saeinterp_mcp.faces.render import as_text
 from saeinterp_mcp.operations import OPERATIONS
-from saeinterp_mcp.store.served import ServedStores
 from tests.faces.conftest import SERVER, Caller, connected, text_of
 from tests.faces.hostile_calls import QUOTES, calls, faults, hidden, leaves
-from tests.faces.hostile_world import HARMLESS, MARK, PAYLOADS, sequence_store, set_store
+from tests.faces.hostile_world import HARMLESS, MARK, PAYLOADS, World, world
 
 NAMES = [operation.name for operation in OPERATIONS]
 
@@ -39,8 +37,6 @@ def clean_caller(clean: World) -> Iterator[Caller]:
 
 
 def client_of(made: World, how: str) -> Iterator[Caller]:
-    from mcp import StdioServerParameters
-
     given = [
         "--store",
         str(made.folder / "seq"),

@@ -137,7 +137,8 @@ from tests.worlds import builds
 store = memory_store(builds())
 for feature, text in ((0, "swim speed"), (1, "roller weapons")):
     save_label(store.labels, store.lineage, feature, {"text": text})
-found = features_search(store, "roller", by="label")
+print([row[0] for row in features_search(store, "roller", by="label").rows])
+found = features_search(store, "paint", by="label")
 print([row[0] for row in found.rows], found.basis)
 print(found.warnings[-1])
 try:
@@ -160,7 +161,8 @@ print(features_search(store, None, by="label").warnings)
         'pip install "saeinterp-mcp[pipeline]"'
     )
     assert done.stdout.splitlines() == [
-        "[1] observed",
+        "[1]",
+        "[] observed",
         f"searched by words only: {missing}",
         missing,
         "[]",
