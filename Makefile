@@ -10,6 +10,7 @@ BIN = $(VENV)/bin
 .PHONY: demo test check mcpb conformance bench bench-storage clean
 
 demo: $(STORE)/manifest.json
+	$(DEMO_VENV)/bin/saeinterp label import labels/pycode.jsonl --store $(STORE)
 	$(DEMO_VENV)/bin/saeinterp demo --store $(STORE)
 
 $(STORE)/manifest.json: $(DEMO_VENV)/ready

@@ -63,6 +63,6 @@ def _missing(
     others = int(n_other.fetchone()[0])
     return (
         "no held-out test of this very rule is on record"
-        + (f" ({others} other tests of the feature are)" if others else "")
+        + (f" ({others} of other claims {'is' if others == 1 else 'are'})" if others else "")
         + ". Test it with test_rule (split heldout), same rule, scope and window"
     )

@@ -9,7 +9,10 @@ from saeinterp_mcp.labels.records import HeldoutTest, Score
 if TYPE_CHECKING:
     import sqlite3
 
-COLUMNS = ("method", "score", "low", "high", "floor", "n", "judge", "evidence", "made_at")
+COLUMNS = (
+    *("method", "score", "low", "high", "floor", "precision", "recall", "n", "judge", "evidence"),
+    "made_at",
+)
 
 
 def record_test(database: LabelDatabase, test: HeldoutTest) -> int:

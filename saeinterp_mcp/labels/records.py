@@ -31,6 +31,9 @@ class Score(Frozen):
     high: float | None
     floor: float | None
     """What it has to beat."""
+    precision: float | None
+    """Share of the rows where it holds that fire."""
+    recall: float | None
     n: int | None
     judge: str | None
     evidence: str
@@ -130,6 +133,8 @@ class HeldoutTest(Frozen):
     high: float | None
     floor: float | None
     """The score it had to beat."""
+    precision: float | None = None
+    recall: float | None = None
     n: int | None = None
     judge: str | None = None
 

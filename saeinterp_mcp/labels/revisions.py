@@ -214,17 +214,22 @@ def _check_revisable(old: Label, feature: int, changes: Mapping[str, Any], expec
     if expected is not None and expected != old.revision:
         from saeinterp_mcp.analysis.text import visible
 
-        stored = {"revision": old.revision, "author": old.author, "status": old.status, "text": old.text}
-        yours = {
-            "revision": expected + 1,
-            **{k: v for k, v in changes.items() if k in ("author", "status", "text")},
-        }
-        shown = [visible(json.dumps(version, ensure_ascii=False)) for version in (stored, yours)]
+        if expected > old.revision:
+            raise BadInput(f"label {old.label_id} is at revision {old.revision}; there is no {expected} yet")
+        names = dict.fromkeys(["author", "status", "text", *changes])
+        stored = {"revision": old.revision, **{name: getattr(old, name) for name in names}}
+        yours = {"revision": expected + 1, **changes}
+        shown = [visible(_short_json(version)) for version in (stored, yours)]
         raise BadInput(
             f"label {old.label_id} is at revision {old.revision}, you expected {expected}: somebody revised it. "
             f"Stored: {shown[0]}. Yours, not saved: {shown[1]}. Read it with label_get, decide, and save with "
             f"expected_revision {old.revision}"
         )
+
+
+def _short_json(version: Mapping[str, Any]) -> str:
+    short = {k: f"{v[:200]}…" if isinstance(v, str) and len(v) > 200 else v for k, v in version.items()}
+    return json.dumps(short, ensure_ascii=False)
 
 
 def _by_row(connection: "sqlite3.Connection", row: int) -> Label:

@@ -12,8 +12,8 @@ from saeinterp_mcp.labels.gate import supported_by
 from saeinterp_mcp.labels.heldout import n_tests, scores_of
 from saeinterp_mcp.labels.queue import complete
 from saeinterp_mcp.labels.records import CATEGORIES, MAX_TEXT, Label, Score, Status
-from saeinterp_mcp.labels.revisions import labels_of, save_label
-from saeinterp_mcp.operations.base import Feature, ScopeArgument, Window, digits, sealed
+from saeinterp_mcp.labels.revisions import find_label, labels_of, save_label
+from saeinterp_mcp.operations.base import Feature, digits, percent, sealed
 from saeinterp_mcp.operations.features_search import importance_percentile
 from saeinterp_mcp.operations.known_names import checked_rule
 from saeinterp_mcp.operations.label_records import (
@@ -25,7 +25,7 @@ from saeinterp_mcp.operations.label_records import (
     OneLabel,
     label_fields,
 )
-from saeinterp_mcp.operations.slicing import Scoping
+from saeinterp_mcp.operations.slicing import Scope, Scoping
 from saeinterp_mcp.store.base import Store
 
 if TYPE_CHECKING:
@@ -59,8 +59,8 @@ def label_save(
     author: Author = None,
     author_kind: AuthorKindArgument = None,
     source: Annotated[str | None, Field(max_length=200, description="Where it comes from")] = None,
-    scope: Annotated[ScopeArgument | None, Field(description="How the rule reads tokens; default at")] = None,
-    window: Annotated[Window | None, Field(description="Positions that before looks back")] = None,
+    scope: Annotated[Scope | None, Field(description="How the rule reads tokens; default at")] = None,
+    window: Annotated[int | None, Field(ge=1, le=512, description="Positions that before looks back")] = None,
     expected_revision: Annotated[
         int | None, Field(ge=1, description="Refuse if somebody revised it since")
     ] = None,
@@ -93,10 +93,12 @@ def label_save(
     if label_id is None:
         changes.setdefault("importance", rounded(importance_percentile(store, feature)))
     scores: tuple[Score, ...] = ()
+    old_text: str | None = None
     warnings: list[str] = []
 
     def check(connection: "sqlite3.Connection", label: Label) -> Label:
-        nonlocal scores
+        nonlocal scores, old_text
+        old_text = find_label(connection, store.lineage, label_id)[1].text if label_id else None
         cited = label.evidence if evidence is None else check_cited(connection, store.lineage, evidence)
         scope_words = rule_scope(store, label)
         if label.status == "supported":
@@ -116,11 +118,7 @@ def label_save(
     if category and (close := get_close_matches(category, CATEGORIES[store.manifest.kind], 1, cutoff=0.75)):
         warnings += [f"category {close[0]!r} is the usual word"] if close[0] != category else []
     n_looks = n_tests(database, store.lineage, feature) or 0
-    if label.status == "supported" and n_looks > MANY_TESTS:
-        warnings.append(
-            f"{n_looks} different claims about this feature were tried on the held-out units: the best of so many "
-            "looks better than it is"
-        )
+    warnings += _doubts(label, scores, n_looks, old_text)
     result = OneLabel(
         operation="label_save",
         store=store.name,
@@ -131,6 +129,27 @@ def label_save(
         **label_fields(label, scores),
     )
     return sealed(result, store, {"feature": feature, "label_id": label.label_id, "revision": label.revision})
+
+
+def _doubts(label: Label, scores: tuple[Score, ...], n_looks: int, old_text: str | None) -> list[str]:
+    """What a reader of a supported label must know."""
+    if label.status != "supported":
+        return []
+    found = []
+    last = scores[-1]
+    if last.precision is not None and last.precision < 0.5:
+        found.append(
+            f"of the held-out rows where the rule holds only {percent(last.precision)} fire: balanced accuracy "
+            "forgives false alarms of a rare feature. Is the label wider than the feature?"
+        )
+    if n_looks > MANY_TESTS:
+        found.append(
+            f"{n_looks} different claims about this feature were tried on the held-out units: the best of so many "
+            "looks better than it is"
+        )
+    if old_text is not None and old_text != label.text and last.method == "rule":
+        found.append("the text is new, what was tested is the rule: they must say the same")
+    return found
 
 
 def rule_scope(store: Store, label: Label) -> str | None:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from saeinterp_mcp.clients.embedding import default_embedder
 from saeinterp_mcp.errors import BadInput, Unavailable
 from saeinterp_mcp.labels.records import Label
-from saeinterp_mcp.labels.revisions import current_labels, labelled_features
+from saeinterp_mcp.labels.revisions import current_labels, labelled_features, precedence
 from saeinterp_mcp.labels.similarity import MIN_FEATURES, NearLabel, nearest_labels
 from saeinterp_mcp.operations.base import digits
 from saeinterp_mcp.store.base import Bools, Store
@@ -47,9 +47,13 @@ def by_label(store: Store, query: str | None, importance: NDArray[np.float64]) -
     n_features = store.manifest.n_features
     scores, labels = np.full(n_features, -np.inf), dict[int, Label]()
     for rank, label in enumerate(found):
-        if label.feature < n_features and label.feature not in labels:
-            labels[label.feature] = label
-            scores[label.feature] = -float(rank) if words else importance[label.feature]
+        f = label.feature
+        if f >= n_features:
+            continue
+        if f not in labels:
+            scores[f] = -float(rank) if words else importance[f]
+        if f not in labels or precedence(label) < precedence(labels[f]):
+            labels[f] = label  # of those that match, the one that the feature is called by
     reasons = {f: f"label {one.label_id} ({one.status}, by {one.author_kind})" for f, one in labels.items()}
     by_meaning = np.zeros(n_features, bool)
     n_labelled = _n_labelled(store)

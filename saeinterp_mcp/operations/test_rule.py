@@ -234,6 +234,8 @@ def _recorded(asked: AskedRule, result: RuleTest, arguments: dict[str, Any], flo
         low=result.low,
         high=result.high,
         floor=floor,
+        precision=result.precision,
+        recall=result.recall,
         n=result.n,
     )
     return result.model_copy(update={"n_tests_on_heldout": record_test(store.need_labels, test)})

@@ -123,6 +123,10 @@ def test_who_has_not_seen_the_newest_revision_is_shown_both(store: Store) -> Non
     said = str(refused.value)
     assert 'Stored: {"revision": 2, "author": "bob", "status": "draft", "text": "two"}' in said
     assert 'Yours, not saved: {"revision": 2, "text": "three", "author": "ann"}' in said
+    with pytest.raises(BadInput, match=r'Stored: .*"notes": null}.*"notes": "mine"'):
+        label_save(store, 0, notes="mine", label_id=first.label_id, expected_revision=1)
+    with pytest.raises(BadInput, match="is at revision 2; there is no 3 yet"):
+        label_save(store, 0, "three", label_id=first.label_id, expected_revision=3)
     assert label_get(store, 0).labels[0].text == "two"
 
 
@@ -137,7 +141,7 @@ def test_supported_needs_a_held_out_test_of_this_very_rule(store: Store) -> None
     ask_rule(store, 0, RULE, split="explain")
     assert "no held-out test of this very rule is on record." in refusal(rule=RULE)
     ask_rule(store, 0, "token:y")
-    assert "(1 other tests of the feature are)" in refusal(rule=RULE)
+    assert "(1 of other claims is)" in refusal(rule=RULE)
     ask_rule(store, 0, RULE, where="weapon=roller")
     assert "tested on a slice only" in refusal(rule=RULE)
     ask_rule(store, 0, RULE, min_n=10_000)
@@ -402,3 +406,31 @@ def test_a_record_of_a_call_that_writes_is_never_asked_again(store: Store) -> No
     with pytest.raises(BadInput, match="has no question 'label_delete' about a store"):
         evidence_replay(ServedStores([store]), forged.evidence)
     assert label_get(store, 0).total == 1
+
+
+def test_a_supported_label_that_is_much_wider_than_the_feature_is_warned_of(store: Store) -> None:
+    """Feature 0 fires on rollers with swim, a third of swim; balanced accuracy of swim alone is about .75."""
+    tested = ask_rule(store, 0, "family:swim>=3")
+    assert tested.precision is not None
+    assert tested.precision < 0.5
+    (warning,) = label_save(store, 0, "swims", "family:swim>=3", status="supported").warnings
+    assert "of the held-out rows where the rule holds only" in warning
+    ask_rule(store, 0, RULE)
+    assert label_save(store, 0, "swims with a roller", RULE, status="supported").warnings == []
+
+
+def test_new_words_under_an_old_test_are_warned_of(store: Store) -> None:
+    ask_rule(store, 0, RULE)
+    saved = label_save(store, 0, "swims with a roller", RULE, status="supported")
+    revised = label_save(store, 0, "speaks Latin", label_id=saved.label_id)
+    assert (revised.status, revised.warnings) == (
+        "supported", ["the text is new, what was tested is the rule: they must say the same"],
+    )  # fmt: skip
+
+
+def test_a_search_cites_the_label_that_the_feature_is_called_by(store: Store) -> None:
+    label_save(store, 0, "swimming swimming swimming", status="refuted")
+    good = label_save(store, 0, "swimming with a roller in hand", author_kind="human")
+    (row,) = features_search(store, by="label", query="swimming").rows
+    assert row[1] == good.text
+    assert str(row[4]).startswith(f"label {good.label_id} (draft")
