@@ -159,6 +159,8 @@ def test_a_wrong_call_is_refused_in_the_same_words_whatever_the_store_holds(
             "zzz nothing of the kind",
             "m9",
             "module=zzz",
+            'module="zzz nothing of the kind"',
+            'weapon="zzz nothing of the kind"',
             "weapon=bow",
             "lv3",
             "token:lv",
@@ -220,3 +222,10 @@ def test_the_labels_file_keeps_every_character_and_an_answer_escapes_it(hostile:
         label["notes"] for label in hostile.ask("label_get", feature=1, store="gear", limit=100)["labels"]
     ]
     assert any("\\u{1b}[31mpwn25\\u{1b}[0m\\u{1b}[2J\n\\u{1b}[31m" in one for one in shown)
+
+
+def test_no_tool_takes_a_path_an_address_or_a_command(hostile: World) -> None:
+    names = {name for entry in hostile.tools.values() for name in entry.input_schema["properties"]}
+    assert names
+    parts = {part for name in names for part in name.split("_")}
+    assert not parts & {"path", "file", "folder", "url", "uri", "host", "command", "code", "pattern", "regex"}
