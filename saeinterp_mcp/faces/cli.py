@@ -1,5 +1,6 @@
 """The command-line face: OPERATIONS as commands, and `serve` and `demo`. The only file here that imports typer."""
 
+import gc
 import inspect
 import io
 import json
@@ -232,8 +233,10 @@ def _write_picture(path: Path, picture: bytes | None) -> None:
 def serve(store: StoresOption = None, labels: LabelsOption = None, http: HttpOption = None) -> None:
     """Serve the tools over MCP: stdio, or HTTP with --http."""
     stores, _ = open_stores(store or [], labels)
+    gc.disable()  # as in __main__
     from saeinterp_mcp.faces.mcp import run_http, run_stdio
 
+    gc.enable()
     if http is None:
         run_stdio(stores)
         return
