@@ -127,7 +127,7 @@ def _within_cap(
             "next_cursor continues"
         )
     if _size(body) > MAX_CHARACTERS:
-        _drop_rows(body)
+        _drop_rows(body, entry.operation.is_evidence)
     if _size(body) > MAX_CHARACTERS:
         body = _shortened(body)
         body["warnings"].append(f"strings of more than {LONGEST} characters are cut to keep the answer short")
@@ -149,7 +149,7 @@ def _shortened(value: Any) -> Any:
     return shortened(value, LONGEST) if isinstance(value, str) else value
 
 
-def _drop_rows(body: dict[str, Any]) -> None:
+def _drop_rows(body: dict[str, Any], is_evidence: bool) -> None:
     body["warnings"].append("")
     dropped = 0
     while _size(body) > MAX_CHARACTERS - 200 and (table := _longest_table(body)):
@@ -158,9 +158,15 @@ def _drop_rows(body: dict[str, Any]) -> None:
         dropped += n
         if table is body:
             body["more"] = (body.get("more") or 0) + n
+    if not dropped:
+        del body["warnings"][-1]
+        return
+    whole = (
+        f", or read the whole table as resource saeinterp://evidence/{body['evidence']} (`saeinterp evidence show` at "
+        "the shell)"
+    )
     body["warnings"][-1] = (
-        f"{dropped} rows left out to keep the answer short; narrow the question, or read the whole table as resource "
-        f"saeinterp://evidence/{body['evidence']} (`saeinterp evidence show` at the shell)"
+        f"{dropped} rows left out to keep the answer short; narrow the question{whole if is_evidence else ''}"
     )
 
 

@@ -143,6 +143,7 @@ def target_of(store: Store) -> "Target":
     return Target(
         name=store.name,
         lineage=store.lineage,
+        fingerprint=store.fingerprint,
         n_features=store.manifest.n_features,
         database=store.need_labels,
         normal_rule=lambda label: normal_rule(store, label),

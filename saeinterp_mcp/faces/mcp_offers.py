@@ -45,31 +45,31 @@ def add_resources(server: MCPServer[Any], by_name: dict[str, Entry], stores: Ser
     if {"feature_overview", "label_get"} <= by_name.keys():
 
         @server.resource(
-            "saeinterp://{store}/feature/{feature}",
+            "saeinterp://{store}/feature/{id}",
             name="feature",
             title="A feature and its labels",
             description="The overview of a feature in full, and its labels with evidence and scores",
             mime_type=JSON,
         )
-        async def feature(store: str, feature: str) -> str:
+        async def feature(store: str, id: str) -> str:
             def both() -> dict[str, Any]:
-                if not feature.isdecimal():
-                    raise UnknownName(f"no feature {feature!r}: a feature is a number")
-                which = {"feature": int(feature), "store": store}
+                if not id.isdecimal():
+                    raise UnknownName(f"no feature {id!r}: a feature is a number")
+                which = {"feature": int(id), "store": store}
                 overview = ask("feature_overview", detail="detailed", **which)
                 return {"overview": overview, "labels": ask("label_get", limit=100, **which)["labels"]}
 
             return await _read(both)
 
     @server.resource(
-        "saeinterp://evidence/{evidence}",
+        "saeinterp://evidence/{id}",
         name="evidence",
         title="The answer behind an evidence id",
         description="The recorded call, asked again, with every row of its tables",
         mime_type=JSON,
     )
-    async def evidence(evidence: str) -> str:
-        return await _read(lambda: whole_answer(stores, evidence))
+    async def evidence(id: str) -> str:
+        return await _read(lambda: whole_answer(stores, id))
 
 
 async def _read(ask: Callable[[], dict[str, Any]]) -> str:
@@ -143,7 +143,7 @@ def _names(stores: ServedStores, argument: str, store: str | None) -> list[str] 
         return list(asked.families)
     if argument in ("group", "by"):
         return list(asked.groups)
-    return _features(asked) if argument in ("feature", "seed_feature") else None
+    return _features(asked) if argument in ("feature", "seed_feature", "id") else None
 
 
 def _features(store: Store) -> list[str]:

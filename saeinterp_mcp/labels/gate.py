@@ -10,33 +10,55 @@ if TYPE_CHECKING:
     import sqlite3
 
 
-def supported_by(connection: "sqlite3.Connection", lineage: str, label: Label, scope: str | None) -> Score:
-    """The test that supports a label: of those above their floor the one made last.
+def supported_by(
+    connection: "sqlite3.Connection",
+    lineage: str,
+    label: Label,
+    scope: str | None,
+    fingerprint: str | None = None,
+) -> Score:
+    """The test that supports a label: the last one, if it is above its floor.
 
     Args:
         connection: of the labels file.
         lineage: of the store.
         label: as it is to be kept, its rule in its normal form.
-        scope: how its rule reads tokens, in the words of `scope_in_words`.
+        scope: how its rule reads tokens, in the words of `Scoping.in_words`.
+        fingerprint: of the store as it is now; tests of earlier generations do not count.
 
     Raises:
         BadInput: there is none; the message says what is missing.
     """
     tests = scores_of(connection, lineage, label.feature, label.text, label.rule, scope)
-    passed = [t for t in tests if t.low is not None and t.floor is not None and t.low > t.floor]
-    if passed:
-        return passed[-1]
+    of_now = [test for test in tests if test.is_of(fingerprint)]
+    known = [test for test in of_now if test.low is not None]
+    if known and _passes(known[-1]):
+        return known[-1]
+    missing = _missing(connection, lineage, label, scope, tests, known or of_now)
     raise BadInput(
-        f"this label cannot be called supported yet: {_missing(connection, lineage, label, scope, tests)}. "
-        "Save it with status draft or unclear meanwhile"
+        f"this label cannot be called supported yet: {missing}. Save it with status draft or unclear meanwhile"
     )
 
 
+def _passes(test: Score) -> bool:
+    return test.low is not None and test.floor is not None and test.low > test.floor
+
+
 def _missing(
-    connection: "sqlite3.Connection", lineage: str, label: Label, scope: str | None, tests: tuple[Score, ...]
+    connection: "sqlite3.Connection",
+    lineage: str,
+    label: Label,
+    scope: str | None,
+    tests: tuple[Score, ...],
+    of_now: list[Score],
 ) -> str:
-    if tests:
-        last = tests[-1]
+    if tests and not of_now:
+        return (
+            f"its held-out test {tests[-1].evidence} was made on an earlier generation of the store. Test it again "
+            "with test_rule (split heldout)"
+        )
+    if of_now:
+        last = of_now[-1]
         if last.low is None:
             return f"its held-out test {last.evidence} has no interval, because there is too little data"
         return (

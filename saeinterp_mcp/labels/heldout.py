@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 COLUMNS = (
     *("method", "score", "low", "high", "floor", "precision", "recall", "n", "judge", "evidence"),
     "made_at",
+    "fingerprint",
 )
 
 
@@ -46,12 +47,13 @@ def scores_of(
     scope: str | None,
 ) -> tuple[Score, ...]:
     """The held-out tests of this very text or rule over all rows, oldest first."""
-    found = connection.execute(
-        f'SELECT {", ".join(COLUMNS)} FROM heldout_tests WHERE store = ? AND feature = ? AND "where" IS NULL '
-        "AND ((method = 'rule' AND rule = ? AND scope IS ?) OR (text = ?)) ORDER BY id",
-        (lineage, feature, rule, scope, text),
+    ask = (
+        f"SELECT {', '.join(COLUMNS)}, json_extract(arguments, '$.min_n') FROM heldout_tests "
+        'WHERE store = ? AND feature = ? AND "where" IS NULL '
+        "AND ((method = 'rule' AND rule = ? AND scope IS ?) OR (text = ?)) ORDER BY id"
     )
-    return tuple(Score.model_validate(dict(zip(COLUMNS, row, strict=True))) for row in found)
+    found = connection.execute(ask, (lineage, feature, rule, scope, text))
+    return tuple(Score.model_validate(dict(zip((*COLUMNS, "min_n"), row, strict=True))) for row in found)
 
 
 def _count(connection: "sqlite3.Connection", lineage: str, feature: int) -> int:

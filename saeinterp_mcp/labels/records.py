@@ -38,6 +38,14 @@ class Score(Frozen):
     judge: str | None
     evidence: str
     made_at: str
+    fingerprint: str | None = None
+    """Of the store as it was, where that is known."""
+    min_n: int | None = None
+    """Rows that an estimate needed."""
+
+    def is_of(self, fingerprint: str | None) -> bool:
+        """Whether the test was made on the store as it is now."""
+        return fingerprint is None or self.fingerprint in (None, fingerprint)
 
 
 class Label(Frozen):
@@ -113,6 +121,8 @@ class HeldoutTest(Frozen):
 
     store: str
     """Lineage."""
+    fingerprint: str | None = None
+    """Of the store as it was."""
     feature: int
     test: str
     """Fingerprint of what was tested, in its normal form: what makes two tests the same one."""

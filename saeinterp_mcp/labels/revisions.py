@@ -66,6 +66,7 @@ def save_label(
             row, old = find_label(connection, lineage, label_id)
             _check_revisable(old, feature, changes, expected_revision)
             if all(getattr(old, name) == value for name, value in changes.items() if name not in BY_WHOM):
+                complete(connection, lineage, feature)
                 return old
             label = old.model_copy(
                 update={**changes, "revision": old.revision + 1, "made_at": now(), "reason": None}

@@ -33,6 +33,8 @@ _LABELS_AND_NOTES = (
     "ALTER TABLE heldout_tests ADD COLUMN text TEXT",
     "ALTER TABLE heldout_tests ADD COLUMN n INTEGER",
     "ALTER TABLE heldout_tests ADD COLUMN judge TEXT",
+    "ALTER TABLE heldout_tests ADD COLUMN fingerprint TEXT",
+    "UPDATE heldout_tests SET fingerprint = store",  # before there were lineages
     "ALTER TABLE heldout_tests ADD COLUMN precision REAL",
     "ALTER TABLE heldout_tests ADD COLUMN recall REAL",
     """

@@ -27,8 +27,8 @@ MIN_FEATURES = 20
 """Labelled features from which on random pairs say something."""
 N_PAIRS = 10_000
 """Random pairs of features; all pairs where there are no more."""
-NEW_AT_ONCE = 2_000
-"""Texts embedded in one call: about 10 s on two cores."""
+NEW_AT_ONCE = 400
+"""Texts embedded in one call: 2 to 4 s on two quiet cores."""
 KEPT_AT_ONCE = 256
 """Texts embedded between two writes: what is done is kept when a call is broken off."""
 ASKED_AT_ONCE = 500

@@ -7,6 +7,7 @@ from pydantic import Field
 from saeinterp_mcp.analysis.text import visible_values
 from saeinterp_mcp.errors import BadInput, SaeInterpError, UnknownName
 from saeinterp_mcp.fingerprint import fingerprint
+from saeinterp_mcp.labels.database import LabelsInMemory
 from saeinterp_mcp.labels.evidence import came_in_a_file, evidence_pattern, recorded_answer
 from saeinterp_mcp.labels.records import RecordedAnswer
 from saeinterp_mcp.operations.base import Basis, Result, sealed
@@ -86,15 +87,20 @@ def find_answer(stores: ServedStores, evidence: str, name: str | None = None) ->
         raise BadInput(f"{evidence[:40]!r} is no evidence id; they look like ev-0123456789abcdef")
     asked = list(stores.by_name.values()) if name is None else [stores.pick(name)]
     of_another = False
+    found: list[tuple[Store, RecordedAnswer]] = []
     for store in asked:
         recorded = recorded_answer(store.labels, evidence) if store.labels else None
         if recorded is not None and store.lineage in recorded.store.split(","):
-            return store, recorded
+            found.append((store, recorded))
         of_another |= recorded is not None
+    if found:  # of several generations of a store the one that answered
+        same = [one for one in found if one[0].fingerprint in one[1].fingerprint.split(",")]
+        return (same or found)[0]
     why = "is of a store that is not served" if of_another else "is not on record"
     raise UnknownName(
         f"evidence {evidence} {why}; served: {', '.join(s.name for s in asked)}. Ask the question again to get its "
-        "evidence, or name the labels file that has it with --labels"
+        "evidence, or name the labels file that has it with --labels. Answers about labels, notes and the queue are no "
+        "evidence"
     )
 
 
@@ -118,6 +124,8 @@ def ask_again(stores: ServedStores, store: Store, recorded: RecordedAnswer, **ch
             about = ServedStores([s for s in stores.by_name.values() if s.lineage in lineages])
             one = None if arguments["store"] is None else store.name
             return operation.function(about, **{**arguments, "store": one})
+        if operation.writes:  # to ask again is no new look at the held-out units
+            store = Store(store.backend, store.name, LabelsInMemory())
         return operation.function(store, **arguments)
     except TypeError as error:
         raise BadInput(
@@ -151,8 +159,8 @@ def fingerprint_of(stores: ServedStores, store: Store, recorded: RecordedAnswer)
     """Of the stores that a recorded call is about, as they are now."""
     if "," not in recorded.store:
         return store.fingerprint
-    by_lineage = {s.lineage: s.fingerprint for s in stores.by_name.values()}
-    return ",".join(by_lineage.get(lineage, "not served") for lineage in recorded.store.split(","))
+    lineages = recorded.store.split(",")
+    return ",".join(s.fingerprint for s in stores.by_name.values() if s.lineage in lineages)
 
 
 def differences(then: Any, now: Any, at: str = "") -> list[dict[str, Any]]:

@@ -187,8 +187,8 @@ def feature_metrics(store: Store, split: Split, only: int | None = None) -> dict
 
 
 def importance_percentile(store: Store, feature: int) -> float | None:
-    """Share of features, in percent, that are less important; None where no one has counted them all."""
-    if store.manifest.straight is not None:
+    """Share of features, in percent, that are less important; None where no one has counted all activations."""
+    if store.manifest.straight is not None or store.manifest.coverage != "full":
         return None
     importance = feature_metrics(store, "all")["importance"]
     return number(100 * float((importance < importance[feature]).mean()))

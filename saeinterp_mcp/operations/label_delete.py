@@ -5,16 +5,14 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from saeinterp_mcp.errors import BadInput
-from saeinterp_mcp.labels.heldout import scores_of
-from saeinterp_mcp.labels.records import Score
 from saeinterp_mcp.labels.revisions import retire_label
 from saeinterp_mcp.operations.base import sealed
 from saeinterp_mcp.operations.label_records import Author, AuthorKindArgument, OneLabel, Reason, label_fields
-from saeinterp_mcp.operations.label_save import rule_scope
+from saeinterp_mcp.operations.label_save import scores_of_label
 from saeinterp_mcp.store.base import Store
 
 if TYPE_CHECKING:
-    import sqlite3
+    pass
 
 
 def label_delete(
@@ -32,16 +30,12 @@ def label_delete(
     by = {name: value for name, value in who.items() if value is not None}
     label = retire_label(store.need_labels, store.lineage, label_id, reason, restore, by)
 
-    def look(connection: "sqlite3.Connection") -> tuple[Score, ...]:
-        scope = rule_scope(store, label)
-        return scores_of(connection, store.lineage, label.feature, label.text, label.rule, scope)
-
     result = OneLabel(
         operation="label_delete",
         store=store.name,
         basis="judged",
         summary=f"Label {label.label_id} of feature {label.feature} is {'retired' if label.retired else 'in use'} "
         f"(revision {label.revision}).",
-        **label_fields(label, store.need_labels.read(look, ())),
+        **label_fields(label, scores_of_label(store, label)),
     )
     return sealed(result, store, {"label_id": label_id, "revision": label.revision})

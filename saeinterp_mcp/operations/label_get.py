@@ -15,7 +15,7 @@ from saeinterp_mcp.operations.label_records import (
     label_record,
     shown_text,
 )
-from saeinterp_mcp.operations.label_save import rule_scope
+from saeinterp_mcp.operations.label_save import OUTDATED, newest_test, rule_scope, scores_of_label
 from saeinterp_mcp.store.base import Store
 
 if TYPE_CHECKING:
@@ -100,6 +100,14 @@ def label_get(
     records: list[LabelRecord] = []
     if database and shown:
         records = database.read(complete_records, records)
+    outdated = [
+        f"label {label.label_id}: {OUTDATED}"
+        for label in shown
+        if label.status == "supported" and newest_test(store, scores_of_label(store, label)) is None
+    ]
+    no_place = (
+        [] if database else [f"store {store.name} has no place for labels; name a file with --labels FILE"]
+    )
     n_features = len({label.feature for label in found})
     about = (
         f" of feature {feature}"
@@ -111,9 +119,7 @@ def label_get(
         store=store.name,
         basis="judged",
         summary=f"{len(found)} label{'' if len(found) == 1 else 's'}{about}{_counts(found)}.",
-        warnings=[]
-        if database
-        else [f"store {store.name} has no place for labels; name a file with --labels FILE"],
+        warnings=[*outdated, *no_place],
         total=len(found),
         n_features=n_features,
         labels=records,

@@ -77,7 +77,8 @@ def label_fields(label: Label, scores: tuple[Score, ...]) -> dict[str, Any]:
 
 def score_record(score: Score) -> dict[str, Any]:
     """A held-out test for an answer."""
-    return {name: value for name, value in score.model_dump().items() if value is not None}
+    told = score.model_dump(exclude={"fingerprint", "min_n"})
+    return {name: value for name, value in told.items() if value is not None}
 
 
 def shown_text(value: Any) -> Any:

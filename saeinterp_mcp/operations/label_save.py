@@ -10,7 +10,6 @@ from saeinterp_mcp.fingerprint import rounded
 from saeinterp_mcp.labels.evidence import check_cited
 from saeinterp_mcp.labels.gate import supported_by
 from saeinterp_mcp.labels.heldout import n_tests, scores_of
-from saeinterp_mcp.labels.queue import complete
 from saeinterp_mcp.labels.records import CATEGORIES, MAX_TEXT, Label, Score, Status
 from saeinterp_mcp.labels.revisions import find_label, labels_of, save_label
 from saeinterp_mcp.operations.base import Feature, digits, percent, sealed
@@ -31,6 +30,11 @@ from saeinterp_mcp.store.base import Store
 if TYPE_CHECKING:
     import sqlite3
 
+OUTDATED = (
+    "it is called supported, but its held-out test is of an earlier generation of the store: test it again"
+)
+FEW_ROWS = 20
+"""`min_n` of a test that nobody changed."""
 MANY_TESTS = 5
 """Held-out tests of a feature from which on the best of them looks better than it is."""
 
@@ -92,23 +96,24 @@ def label_save(
     changes |= _rule_changes(store, rule, scope, window, label_id)
     if label_id is None:
         changes.setdefault("importance", rounded(importance_percentile(store, feature)))
-    scores: tuple[Score, ...] = ()
+    if status == "supported" and store.manifest.coverage != "full":
+        raise BadInput(
+            f"store {store.name!r} is sampled: no rule can be tested on it, so no label of it can be called supported"
+        )
     old_text: str | None = None
     warnings: list[str] = []
 
     def check(connection: "sqlite3.Connection", label: Label) -> Label:
-        nonlocal scores, old_text
+        nonlocal old_text
         old_text = find_label(connection, store.lineage, label_id)[1].text if label_id else None
         cited = label.evidence if evidence is None else check_cited(connection, store.lineage, evidence)
-        scope_words = rule_scope(store, label)
         if label.status == "supported":
-            passed = supported_by(connection, store.lineage, label, scope_words)
+            scope = rule_scope(store, label)
+            passed = supported_by(connection, store.lineage, label, scope, store.fingerprint)
             cited = tuple(dict.fromkeys([*cited, passed.evidence]))
-        scores = scores_of(connection, store.lineage, feature, label.text, label.rule, scope_words)
         others = labels_of(connection, store.lineage, [feature])
         if same := [o.label_id for o in others if o.text == label.text and o.label_id != label.label_id]:
             warnings.append(f"label {same[0]} of this feature says the same; to revise it give label_id")
-        complete(connection, store.lineage, feature)
         return label.model_copy(update={"evidence": cited})
 
     if evidence is not None:
@@ -117,8 +122,8 @@ def label_save(
     label = save_label(database, store.lineage, feature, changes, label_id, expected_revision, check)
     if category and (close := get_close_matches(category, CATEGORIES[store.manifest.kind], 1, cutoff=0.75)):
         warnings += [f"category {close[0]!r} is the usual word"] if close[0] != category else []
-    n_looks = n_tests(database, store.lineage, feature) or 0
-    warnings += _doubts(label, scores, n_looks, old_text)
+    scores = scores_of_label(store, label)
+    warnings += _doubts(store, label, scores, old_text)
     result = OneLabel(
         operation="label_save",
         store=store.name,
@@ -131,17 +136,39 @@ def label_save(
     return sealed(result, store, {"feature": feature, "label_id": label.label_id, "revision": label.revision})
 
 
-def _doubts(label: Label, scores: tuple[Score, ...], n_looks: int, old_text: str | None) -> list[str]:
+def scores_of_label(store: Store, label: Label) -> tuple[Score, ...]:
+    """Held-out tests of a label's very text or rule, oldest first."""
+    scope = rule_scope(store, label)
+    none: tuple[Score, ...] = ()
+    return store.need_labels.read(
+        lambda c: scores_of(c, store.lineage, label.feature, label.text, label.rule, scope), none
+    )
+
+
+def newest_test(store: Store, scores: tuple[Score, ...]) -> Score | None:
+    """The last test with an interval that was made on the store as it is now."""
+    found = [score for score in scores if score.is_of(store.fingerprint) and score.low is not None]
+    return found[-1] if found else None
+
+
+def _doubts(store: Store, label: Label, scores: tuple[Score, ...], old_text: str | None) -> list[str]:
     """What a reader of a supported label must know."""
     if label.status != "supported":
         return []
+    last = newest_test(store, scores)
+    if last is None:
+        return [OUTDATED]
     found = []
-    last = scores[-1]
+    if last.min_n is not None and last.min_n < FEW_ROWS:
+        found.append(
+            f"its test took min_n {last.min_n}: an interval of fewer than {FEW_ROWS} rows is not to be trusted"
+        )
     if last.precision is not None and last.precision < 0.5:
         found.append(
             f"of the held-out rows where the rule holds only {percent(last.precision)} fire: balanced accuracy "
             "forgives false alarms of a rare feature. Is the label wider than the feature?"
         )
+    n_looks = n_tests(store.need_labels, store.lineage, label.feature) or 0
     if n_looks > MANY_TESTS:
         found.append(
             f"{n_looks} different claims about this feature were tried on the held-out units: the best of so many "

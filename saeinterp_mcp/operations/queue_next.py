@@ -42,7 +42,7 @@ def queue_next(
     action: Annotated[Literal["next", "add", "skip", "done"], Field(description="What to do")] = "next",
     feature: Annotated[int | None, Field(ge=0, description="For add, skip, done")] = None,
     reason: Reason = None,
-    priority: Annotated[float | None, Field(description="Higher first")] = None,
+    priority: Annotated[float | None, Field(allow_inf_nan=False, description="Higher first")] = None,
 ) -> QueueNext:
     """Claim a feature to label for 24 hours: the most important, like seed_feature, or whose labels disagree.
 
@@ -68,8 +68,12 @@ def queue_next(
         state = entry.state
         why = f"{state}, priority {entry.priority:g}" if action == "add" else state
         summary = f"Feature {feature} is {why}."
+    sampled = observed and strategy == "importance" and store.manifest.coverage != "full"
     result = QueueNext(
         operation="queue_next",
+        warnings=["this store is sampled: importance is that of the chosen examples alone"]
+        if sampled
+        else [],
         store=store.name,
         basis="observed" if observed else "judged",
         summary=f"{summary} {left} remain.",

@@ -222,6 +222,7 @@ def _recorded(asked: AskedRule, result: RuleTest, arguments: dict[str, Any], flo
     body = result.model_dump(mode="json", exclude={"evidence", "n_tests_on_heldout"})
     test = HeldoutTest(
         store=store.lineage,
+        fingerprint=store.fingerprint,
         feature=asked.feature,
         test=fingerprint([asked.rule.canonical(), where, scope]),
         rule=asked.rule.canonical(),

@@ -129,7 +129,7 @@ def inspect_offers(inspector: Inspector, store: str, report: Report) -> None:
         for name, argument in (("investigate", "feature=1"), ("sceptic", "feature=1"), ("triage", "n=5")):
             what = ("prompts/get", "--prompt-name", name, "--prompt-args", argument)
             check(era, f"prompts/get {name}", OK, "of the sparse autoencoder", *what)
-        template = "saeinterp://{store}/feature/{feature}"
+        template = "saeinterp://{store}/feature/{id}"
         check(era, f"template {template}", OK, template, "resources/templates/list")
         answered = check(era, "a call that is recorded", OK, "ev-", "tools/call", *overview)
         evidence = re.search(r"ev-[0-9a-f]{16}", answered)

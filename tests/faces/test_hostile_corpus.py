@@ -199,7 +199,7 @@ def test_resources_and_completions_show_nothing_unseen(caller: Caller, hostile: 
             assert hidden(text, breaks) == [], (uri, path)
             assert set(path) & QUOTES or not MARK.search(text), (uri, path, text)
     prompt = PromptReference(type="ref/prompt", name="investigate")
-    feature = ResourceTemplateReference(type="ref/resource", uri="saeinterp://{store}/feature/{feature}")
+    feature = ResourceTemplateReference(type="ref/resource", uri="saeinterp://{store}/feature/{id}")
     for ref, names in (
         (prompt, ("store", "feature")),
         (feature, ("store", "feature", "family", "group", "by")),

@@ -16,7 +16,7 @@ from saeinterp_mcp.faces.mcp import build
 from saeinterp_mcp.store.served import ServedStores
 from tests.faces.conftest import Caller, connected
 
-FEATURE = "saeinterp://{store}/feature/{feature}"
+FEATURE = "saeinterp://{store}/feature/{id}"
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_features_are_completed_by_importance(host: Caller) -> None:
     ).structured_content
     assert rows is not None
     assert completed(host, "feature", "", store="seq") == [str(row[0]) for row in rows["rows"]]
-    assert completed(host, "feature", "2", store="seq") == ["2"]
+    assert completed(host, "feature", "2", store="seq") == completed(host, "id", "2", store="seq") == ["2"]
 
 
 @pytest.mark.parametrize("name", ["investigate", "sceptic", "triage"])

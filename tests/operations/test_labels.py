@@ -11,13 +11,15 @@ from saeinterp_mcp.faces.answering import answer
 from saeinterp_mcp.faces.arguments import Entry, commands
 from saeinterp_mcp.labels.database import LabelFile
 from saeinterp_mcp.labels.evidence import record_answer
-from saeinterp_mcp.labels.records import RecordedAnswer
+from saeinterp_mcp.labels.heldout import record_test
+from saeinterp_mcp.labels.records import HeldoutTest, RecordedAnswer
 from saeinterp_mcp.operations.evidence_replay import evidence_replay, whole_answer
 from saeinterp_mcp.operations.feature_overview import feature_overview
 from saeinterp_mcp.operations.features_search import features_search
 from saeinterp_mcp.operations.label_delete import label_delete
 from saeinterp_mcp.operations.label_get import label_get
 from saeinterp_mcp.operations.label_save import label_save
+from saeinterp_mcp.operations.queue_next import queue_next
 from saeinterp_mcp.operations.similar_features import similar_features
 from saeinterp_mcp.operations.store_status import store_status
 from saeinterp_mcp.operations.test_rule import test_rule as ask_rule
@@ -434,3 +436,84 @@ def test_a_search_cites_the_label_that_the_feature_is_called_by(store: Store) ->
     (row,) = features_search(store, by="label", query="swimming").rows
     assert row[1] == good.text
     assert str(row[4]).startswith(f"label {good.label_id} (draft")
+
+
+def test_a_supported_label_can_be_saved_again_as_it_is(store: Store) -> None:
+    ask_rule(store, 0, RULE)
+    saved = label_save(store, 0, "s", RULE, status="supported")
+    again = label_save(store, 0, "s", RULE, label_id=saved.label_id, status="supported", author="bob")
+    assert (again.revision, again.scores) == (1, saved.scores)
+    assert "held-out rule" in again.summary
+
+
+def test_the_last_test_decides_and_one_of_an_earlier_generation_does_not_count(store: Store) -> None:
+    tested = ask_rule(store, 0, RULE)
+    saved = label_save(store, 0, "s", RULE, status="supported")
+    grown = Store(store.backend, store.name, store.labels)
+    grown.__dict__ |= {"lineage": store.lineage, "fingerprint": "another generation"}
+    with pytest.raises(BadInput, match=f"test {tested.evidence} was made on an earlier generation"):
+        label_save(grown, 0, "again", RULE, status="supported")
+    (warning,) = label_get(grown, 0).warnings
+    assert warning.startswith(
+        f"label {saved.label_id}: it is called supported, but its held-out test is of an earlier"
+    )
+    assert label_save(grown, 0, label_id=saved.label_id, status="supported").warnings == [
+        warning.split(": ", 1)[1]
+    ]
+    ask_rule(grown, 0, RULE)
+    assert label_save(grown, 0, "again", RULE, status="supported").status == "supported"
+    assert label_get(store, 0).warnings == []
+
+
+def test_a_label_rests_on_the_newest_test_of_its_rule(store: Store) -> None:
+    ask_rule(store, 0, RULE)
+    failed = HeldoutTest(
+        store=store.lineage, fingerprint=store.fingerprint, feature=0, test="t", rule=RULE,
+        where=None, scope=None, evidence="ev-00000000000000bb", arguments="{}", result="r", score=0.4, low=0.3,
+        high=0.5, floor=0.5,
+    )  # fmt: skip
+    record_test(store.need_labels, failed)
+    with pytest.raises(BadInput, match=r"test ev-00000000000000bb gave 0\.4 \[0\.3, 0\.5\]"):
+        label_save(store, 0, "s", RULE, status="supported")
+
+
+def test_a_test_that_took_almost_no_rows_is_warned_of(store: Store) -> None:
+    ask_rule(store, 0, RULE, min_n=1)
+    (warning,) = label_save(store, 0, "s", RULE, status="supported").warnings
+    assert warning.startswith("its test took min_n 1: an interval of fewer than 20 rows is not to be trusted")
+
+
+def test_a_feature_that_was_labelled_is_not_given_again_for_disagreement(store: Store) -> None:
+    for text in ("fast shoes", "slow paint"):
+        label_save(store, 2, text)
+    assert queue_next(store, "disagreement").feature == 2
+    label_save(store, 2, "third view here")
+    assert queue_next(store, "disagreement").feature is None
+    same = label_save(store, 1, "claimed")
+    queue_next(store, action="add", feature=1)
+    assert queue_next(store).feature == 1
+    label_save(store, 1, "claimed", label_id=same.label_id)
+    assert queue_next(store, action="done", feature=1).state == "done"
+
+
+def test_to_ask_evidence_again_is_no_new_look_at_the_held_out_units(store: Store) -> None:
+    evidence = asked(store, "test_rule", feature=0, rule=RULE)["evidence"]
+    count = "SELECT count(*) FROM heldout_tests"
+    grown = Store(store.backend, "grown", store.labels)
+    grown.__dict__ |= {"lineage": store.lineage, "fingerprint": "another generation"}
+    replay = evidence_replay(ServedStores([grown]), evidence)
+    assert (replay.holds, replay.store_changed) == (True, True)
+    assert store.need_labels.read(lambda c: c.execute(count).fetchone()[0], 0) == 1
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_two_generations_the_one_that_answered_is_asked_again(store: Store, order: int) -> None:
+    grown = Store(store.backend, "grown", store.labels)
+    grown.__dict__ |= {"lineage": store.lineage, "fingerprint": "another generation"}
+    both = ServedStores([store, grown][::order])
+    entry = next(e for e in commands() if e.name == "family_sweep")
+    body = answer(entry, both, {"feature": 0, "family": "swim", "store": "grown"}).body
+    replay = evidence_replay(both, body["evidence"])
+    assert (replay.store, replay.holds, replay.store_changed) == ("grown", True, False)
+    entry = next(e for e in commands() if e.name == "store_status")
+    assert not evidence_replay(both, answer(entry, both, {}).body["evidence"]).store_changed

@@ -102,7 +102,11 @@ def check_test(test: HeldoutTest, n_features: int, where: str) -> None:
     numbers = (test.low, test.score, test.high)
     if None not in numbers and list(numbers) != sorted(numbers, key=float):  # type: ignore[arg-type]
         raise BadLine(where, "low, score and high are {}, {} and {}".format(*numbers))
-    if test.method == "rule" and test.test != fingerprint([test.rule, test.where, test.scope]):
+    if test.method != "rule":
+        raise BadLine(
+            where, f"a test by {test.method[:40]!r} cannot be checked; tests of rules alone are taken in"
+        )
+    if test.test != fingerprint([test.rule, test.where, test.scope]):
         raise BadLine(where, "test is not the fingerprint of its rule, where and scope")
 
 

@@ -171,7 +171,7 @@ class Import:
         if label.status != "supported":
             return None
         try:
-            supported_by(merger.connection, self.target.lineage, label, scope)
+            supported_by(merger.connection, self.target.lineage, label, scope, self.target.fingerprint)
         except BadInput as error:
             return str(error).partition(": ")[2].partition(". Save it")[0] or str(error)
         return None

@@ -47,6 +47,8 @@ class Target:
     check_call: Callable[[str, Mapping[str, Any]], None]
     """Raises SaeInterpError unless it is a call (operation, arguments) whose answer can be evidence: what a file brings
     may be asked again later, so it must not be able to have anything else run."""
+    fingerprint: str | None = None
+    """Of the store as it is now; None takes tests of any generation."""
 
 
 @dataclass(frozen=True)
