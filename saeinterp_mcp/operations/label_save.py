@@ -192,6 +192,8 @@ def _rule_changes(
 ) -> dict[str, Any]:
     """The rule in its normal form, and how it reads tokens."""
     changes: dict[str, Any] = {}
+    if window is not None and scope is None:
+        raise BadInput("window goes with scope before; give the scope too")
     if rule is not None and not rule.strip():
         return {"rule": None, "scope": None, "window": None}
     if rule is not None:

@@ -1,6 +1,7 @@
 """A signature becomes arguments; a checked call becomes an answer of bounded size."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,13 @@ def test_too_long_a_table_loses_its_last_rows_and_says_how_many(stores: ServedSt
         f"{50 - kept} rows left out to keep the answer short; narrow the question, or read the whole table as resource "
         f"saeinterp://evidence/{body['evidence']} (`saeinterp evidence show` at the shell)"
     ]
+
+
+def test_what_is_no_evidence_points_at_no_resource(stores: ServedStores) -> None:
+    listed = entry("long_table")
+    about_labels = replace(listed, operation=replace(listed.operation, is_evidence=False))
+    (warning,) = answer(about_labels, stores, {"feature": 0}).body["warnings"]
+    assert warning.endswith("rows left out to keep the answer short; narrow the question")
 
 
 def test_the_picture_is_drawn_only_when_asked_for_and_never_in_the_answer(stores: ServedStores) -> None:

@@ -11,6 +11,7 @@ from saeinterp_mcp.faces.answering import answer
 from saeinterp_mcp.faces.arguments import Entry, commands
 from saeinterp_mcp.labels.database import LabelFile
 from saeinterp_mcp.labels.evidence import record_answer
+from saeinterp_mcp.labels.exchange.checking import BadLine, check_test
 from saeinterp_mcp.labels.heldout import record_test
 from saeinterp_mcp.labels.records import HeldoutTest, RecordedAnswer
 from saeinterp_mcp.operations.evidence_replay import evidence_replay, whole_answer
@@ -194,6 +195,7 @@ def test_ten_looks_at_the_held_out_units_are_warned_of(store: Store) -> None:
         ({"text": "x", "label_id": "lb-none"}, "there is no label 'lb-none' of this store"),
         ({"text": "x", "rule": "family:swm>=3"}, "nearest: 'swim'"),
         ({"text": "x", "rule": "activation>1"}, "reads the feature's own activation"),
+        ({"text": "x", "rule": RULE, "window": 3}, "window goes with scope before"),
         ({"text": "x", "scope": "before"}, "scope and window say how a rule reads tokens"),
         ({"text": "x", "rule": RULE, "scope": "before"}, "has no meaning in set store"),
         ({"text": "x", "evidence": ["made up"]}, "'made up' is no evidence id"),
@@ -517,3 +519,31 @@ def test_of_two_generations_the_one_that_answered_is_asked_again(store: Store, o
     assert (replay.store, replay.holds, replay.store_changed) == ("grown", True, False)
     entry = next(e for e in commands() if e.name == "store_status")
     assert not evidence_replay(both, answer(entry, both, {}).body["evidence"]).store_changed
+
+
+def test_a_sampled_store_has_no_importance_and_supports_nothing() -> None:
+    store = memory_store(planted())
+    ask_rule(store, 0, RULE)
+    store.manifest = store.manifest.model_copy(update={"coverage": "sampled"})
+    assert label_save(store, 0, "s", RULE).importance is None
+    with pytest.raises(BadInput, match="is sampled: no rule can be tested on it"):
+        label_save(store, 0, "s", RULE, status="supported")
+    assert queue_next(store).warnings == [
+        "this store is sampled: importance is that of the chosen examples alone"
+    ]
+
+
+@pytest.mark.parametrize("priority", [float("nan"), float("inf")])
+def test_a_priority_is_a_number(store: Store, priority: float) -> None:
+    adding = next(e for e in commands() if e.command == "queue add")
+    with pytest.raises(BadInput, match="priority: Input should be a finite number"):
+        answer(adding, ServedStores([store]), {"feature": 3, "priority": priority})
+
+
+def test_a_test_by_a_judge_that_nobody_here_can_check_is_not_taken_in() -> None:
+    test = HeldoutTest(
+        store="s", feature=0, test="t", method="detection", text="hello", where=None, scope=None, score=0.9, low=0.8,
+        high=0.95, floor=0.5, evidence="ev-0000000000000001", arguments="{}", result="r",
+    )  # fmt: skip
+    with pytest.raises(BadLine, match="a test by 'detection' cannot be checked"):
+        check_test(test, 4, "line 2")
