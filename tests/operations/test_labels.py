@@ -11,7 +11,8 @@ from saeinterp_mcp.faces.answering import answer
 from saeinterp_mcp.faces.arguments import Entry, commands
 from saeinterp_mcp.labels.database import LabelFile
 from saeinterp_mcp.labels.evidence import record_answer
-from saeinterp_mcp.labels.exchange.checking import BadLine, check_test
+from saeinterp_mcp.labels.exchange.checking import check_test
+from saeinterp_mcp.labels.exchange.records import BadLine
 from saeinterp_mcp.labels.heldout import record_test
 from saeinterp_mcp.labels.records import HeldoutTest, RecordedAnswer
 from saeinterp_mcp.operations.evidence_replay import evidence_replay, whole_answer
