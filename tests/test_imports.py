@@ -19,7 +19,37 @@ ALLOWED = {
     "saeinterp_mcp.frozen": ("saeinterp_mcp.errors",),
     "saeinterp_mcp.config": ("saeinterp_mcp.errors", "saeinterp_mcp.frozen"),
     # what is asked of other processes and services; the worker is started, never imported
-    "saeinterp_mcp.clients": ("saeinterp_mcp.config", "saeinterp_mcp.errors"),
+    "saeinterp_mcp.clients": (
+        "saeinterp_mcp.config",
+        "saeinterp_mcp.errors",
+        "saeinterp_mcp.fingerprint",
+        "saeinterp_mcp.frozen",
+    ),
+    # never pay twice: what was asked of language models, and what it may cost
+    "saeinterp_mcp.asking": (
+        "saeinterp_mcp.clients",
+        "saeinterp_mcp.config",
+        "saeinterp_mcp.errors",
+        "saeinterp_mcp.fingerprint",
+        "saeinterp_mcp.frozen",
+        "saeinterp_mcp.labels.database",
+    ),
+    # stretches of samples for explainers to see and scorers to ask about
+    "saeinterp_mcp.excerpts": (
+        "saeinterp_mcp.analysis",
+        "saeinterp_mcp.errors",
+        "saeinterp_mcp.store",
+    ),
+    "saeinterp_mcp.scorers": (
+        "saeinterp_mcp.analysis",
+        "saeinterp_mcp.clients",
+        "saeinterp_mcp.config",
+        "saeinterp_mcp.errors",
+        "saeinterp_mcp.excerpts",
+        "saeinterp_mcp.fingerprint",
+        "saeinterp_mcp.frozen",
+        "saeinterp_mcp.store",
+    ),
     # arithmetic on arrays; of the store it knows the names and sizes of the layout
     "saeinterp_mcp.analysis": ("saeinterp_mcp.store.layout",),
     # labels, notes, queue, held-out tests and evidence, in one file beside a store
@@ -65,12 +95,16 @@ ALLOWED = {
     "saeinterp_mcp.loaders": ("saeinterp_mcp.config", "saeinterp_mcp.errors", "saeinterp_mcp.frozen"),
     "saeinterp_mcp.operations": (
         "saeinterp_mcp.analysis",
+        "saeinterp_mcp.asking",
         "saeinterp_mcp.clients",
+        "saeinterp_mcp.config",
         "saeinterp_mcp.errors",
         "saeinterp_mcp.fingerprint",
         "saeinterp_mcp.frozen",
+        "saeinterp_mcp.excerpts",
         "saeinterp_mcp.labels",
         "saeinterp_mcp.rules",
+        "saeinterp_mcp.scorers",
         "saeinterp_mcp.store",
     ),
     "saeinterp_mcp.faces": (
@@ -258,6 +292,13 @@ ALLOWED = {
         "pipeline.stage",
         "pipeline.stages",
     ),
+    # ways of asking what a feature means, and the runs that ask; a run asks a finished store, as an agent does
+    "pipeline.explainers": (),
+    "pipeline.autointerp": (
+        "pipeline.explainers",
+        "pipeline.progress",
+        "saeinterp_mcp.operations",
+    ),
     "pipeline.verify": ("pipeline.stages.sum_labels",),
     "pipeline.__main__": (
         "pipeline.build",
@@ -273,13 +314,17 @@ ALLOWED = {
 
 FROM_THE_SERVER = (
     "saeinterp_mcp.analysis",
+    "saeinterp_mcp.asking",
     "saeinterp_mcp.clients",
+    "saeinterp_mcp.config",
     "saeinterp_mcp.errors",
+    "saeinterp_mcp.excerpts",
     "saeinterp_mcp.fingerprint",
     "saeinterp_mcp.frozen",
     "saeinterp_mcp.labels",
     "saeinterp_mcp.loaders",
     "saeinterp_mcp.rules",
+    "saeinterp_mcp.scorers",
     "saeinterp_mcp.store",
 )
 """What any part of the pipeline may import of saeinterp_mcp: not operations, not faces."""
