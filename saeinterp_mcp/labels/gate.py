@@ -9,6 +9,9 @@ from saeinterp_mcp.labels.records import Label, Score
 if TYPE_CHECKING:
     import sqlite3
 
+OF_LIKENESS = ("embedding", "surprisal")
+"""Methods that measure how alike words are, and decide only where nobody judged and no rule was tested."""
+
 
 def supported_by(
     connection: "sqlite3.Connection",
@@ -29,9 +32,10 @@ def supported_by(
     Raises:
         BadInput: there is none; the message says what is missing.
     """
-    tests = scores_of(connection, lineage, label.feature, label.text, label.rule, scope)
+    tests = scores_of(connection, lineage, label, scope)
     of_now = [test for test in tests if test.is_of(fingerprint)]
-    known = [test for test in of_now if test.low is not None]
+    measured = [test for test in of_now if test.low is not None]
+    known = [test for test in measured if test.method not in OF_LIKENESS] or measured
     if known and _passes(known[-1]):
         return known[-1]
     missing = _missing(connection, lineage, label, scope, tests, known or of_now)
@@ -55,7 +59,7 @@ def _missing(
     if tests and not of_now:
         return (
             f"its held-out test {tests[-1].evidence} was made on an earlier generation of the store. Test it again "
-            "with test_rule (split heldout)"
+            "with test_rule (split heldout) or label_score"
         )
     if of_now:
         last = of_now[-1]
@@ -68,7 +72,7 @@ def _missing(
     if label.rule is None:
         return (
             "it has no rule, and no held-out test of this very text is on record. Give it a rule and test that with "
-            "test_rule (split heldout)"
+            "test_rule (split heldout), or have its words judged with label_score"
         )
     ask = 'SELECT count(*), sum("where" IS NOT NULL), sum(scope IS NOT ?) FROM heldout_tests WHERE {} AND rule = ?'
     where = "store = ? AND feature = ?"

@@ -3,17 +3,22 @@
 from typing import TYPE_CHECKING
 
 from saeinterp_mcp.errors import BadInput
+from saeinterp_mcp.fingerprint import fingerprint
 from saeinterp_mcp.labels.database import LabelDatabase, now
-from saeinterp_mcp.labels.records import HeldoutTest, Score
+from saeinterp_mcp.labels.records import HeldoutTest, Label, Score
 
 if TYPE_CHECKING:
     import sqlite3
 
 COLUMNS = (
     *("method", "score", "low", "high", "floor", "precision", "recall", "n", "judge", "evidence"),
-    "made_at",
-    "fingerprint",
+    *("made_at", "fingerprint", "auroc", "n_failed", "cost"),
 )
+
+
+def judged_test(method: str, claim: str, judge: str, n: int, seed: int) -> str:
+    """Names a test by a judge: the same words, judge and trials are the same test."""
+    return fingerprint([method, claim, judge, n, seed])
 
 
 def record_test(database: LabelDatabase, test: HeldoutTest) -> int:
@@ -39,20 +44,22 @@ def n_tests(database: LabelDatabase, lineage: str, feature: int) -> int | None:
 
 
 def scores_of(
-    connection: "sqlite3.Connection",
-    lineage: str,
-    feature: int,
-    text: str,
-    rule: str | None,
-    scope: str | None,
+    connection: "sqlite3.Connection", lineage: str, label: Label, scope: str | None
 ) -> tuple[Score, ...]:
-    """The held-out tests of this very text or rule over all rows, oldest first."""
+    """The held-out tests of a label's very words or rule over all rows, oldest first.
+
+    Args:
+        connection: of the labels file.
+        lineage: of the store.
+        label: its rule in its normal form.
+        scope: how its rule reads tokens, in the words of `Scoping.in_words`.
+    """
     ask = (
         f"SELECT {', '.join(COLUMNS)}, json_extract(arguments, '$.min_n') FROM heldout_tests "
         'WHERE store = ? AND feature = ? AND "where" IS NULL '
         "AND ((method = 'rule' AND rule = ? AND scope IS ?) OR (text = ?)) ORDER BY id"
     )
-    found = connection.execute(ask, (lineage, feature, rule, scope, text))
+    found = connection.execute(ask, (lineage, label.feature, label.rule, scope, label.claim))
     return tuple(Score.model_validate(dict(zip((*COLUMNS, "min_n"), row, strict=True))) for row in found)
 
 

@@ -16,8 +16,8 @@ CATEGORIES = {
 """Suggested categories by kind of store; any other word will do. In sets mechanical: detects something low-level;
 tactical: a combination; strategic: a purpose behind it. In sequences token: one token or its variants; output: clearer
 in what it promotes than in what it fires on. auxiliary: weak, nothing found."""
-MAX_TEXT, MAX_NOTES = 500, 8_000
-"""Characters of a label's text and of its notes (or of a note's text)."""
+MAX_TEXT, MAX_EXPLANATION, MAX_NOTES = 500, 1_000, 8_000
+"""Characters of a label's text, of its explanation, and of its notes (or of a note's text)."""
 
 
 class Score(Frozen):
@@ -26,7 +26,7 @@ class Score(Frozen):
     method: str
     """rule, or that of a scorer."""
     score: float | None
-    """Balanced accuracy."""
+    """Balanced accuracy; correlation of a simulation, AUROC of an embedding or of surprisal."""
     low: float | None
     high: float | None
     floor: float | None
@@ -42,6 +42,11 @@ class Score(Frozen):
     """Of the store as it was, where that is known."""
     min_n: int | None = None
     """Rows that an estimate needed."""
+    auroc: float | None = None
+    n_failed: int | None = None
+    """Trials that the judge did not answer."""
+    cost: float | None = None
+    """US dollars; None where nobody knows."""
 
     def is_of(self, fingerprint: str | None) -> bool:
         """Whether the test was made on the store as it is now."""
@@ -56,6 +61,8 @@ class Label(Frozen):
     revision: int
     """From 1."""
     text: str
+    explanation: str | None = None
+    """The claim in a sentence or two, where the text is only a name for it."""
     rule: str | None = None
     """The label as a rule, in its normal form."""
     scope: str | None = None
@@ -76,11 +83,18 @@ class Label(Frozen):
     author_kind: AuthorKind = "agent"
     source: str | None = None
     """Where it comes from: a tool, a file, a run."""
+    cost: float | None = None
+    """US dollars that a language model was paid for writing it; None where nobody knows."""
     retired: bool = False
     reason: str | None = None
     """Why it was retired or restored."""
     made_at: str = ""
     """UTC."""
+
+    @property
+    def claim(self) -> str:
+        """What whoever judges the label reads, and what a held-out test of its text is a test of."""
+        return self.text if self.explanation is None else f"{self.text}: {self.explanation}"
 
 
 class Note(Frozen):
@@ -130,6 +144,7 @@ class HeldoutTest(Frozen):
     rule: str = ""
     """In its normal form; empty for a test of a text."""
     text: str | None = None
+    """The claim that a judge read; None of a test of a rule."""
     where: str | None
     scope: str | None
     evidence: str
@@ -147,6 +162,32 @@ class HeldoutTest(Frozen):
     recall: float | None = None
     n: int | None = None
     judge: str | None = None
+    auroc: float | None = None
+    n_failed: int | None = None
+    cost: float | None = None
+    """US dollars that the judge was paid."""
+
+
+class TrialSetRecord(Frozen):
+    """A blinded trial set that was handed out: who has seen it cannot sit it again."""
+
+    trial_set: str
+    """`ts-...`"""
+    store: str
+    """Lineage."""
+    fingerprint: str
+    """Of the store as it was."""
+    feature: int
+    method: str
+    claim: str
+    """What is tested."""
+    label_id: str | None
+    n: int
+    """Trials asked for."""
+    seed: int
+    graded: str | None = None
+    """Evidence of the grade; None while no answers came."""
+    made_at: str = ""
 
 
 class RecordedAnswer(Frozen):

@@ -115,7 +115,7 @@ def append(connection: "sqlite3.Connection", lineage: str, row: int | None, labe
         f"INSERT INTO label_revisions (label, {names}) VALUES (?, {slots})", (row, *values.values())
     )
     connection.execute("UPDATE labels SET current = ? WHERE id = ?", (written.lastrowid, row))
-    words = {"text": label.text, "rule": label.rule, "category": label.category, "notes": label.notes}
+    words = {name: getattr(label, name) for name in ("text", "explanation", "rule", "category", "notes")}
     index_words(connection, "label", row, {} if label.retired else words)
 
 

@@ -149,5 +149,34 @@ _LABELS_AND_NOTES = (
     ) WITHOUT ROWID
     """,
 )
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_HELDOUT_TESTS, _LABELS_AND_NOTES)
+_JUDGED = (
+    "ALTER TABLE heldout_tests ADD COLUMN auroc REAL",
+    "ALTER TABLE heldout_tests ADD COLUMN n_failed INTEGER",
+    "ALTER TABLE heldout_tests ADD COLUMN cost REAL",
+    "ALTER TABLE label_revisions ADD COLUMN explanation TEXT",
+    "ALTER TABLE label_revisions ADD COLUMN cost REAL",
+    # the words of labels again, with their explanations
+    "DROP TABLE label_words",
+    "CREATE VIRTUAL TABLE label_words USING fts5 (text, rule, category, notes, explanation, "
+    "tokenize = 'unicode61 remove_diacritics 2', prefix = '2 3')",
+    "INSERT INTO label_words (rowid, text, rule, category, notes, explanation) "
+    "SELECT l.id, r.text, r.rule, r.category, r.notes, r.explanation FROM labels l "
+    "JOIN label_revisions r ON r.id = l.current WHERE NOT r.retired",
+    """
+    CREATE TABLE trial_sets (
+        trial_set TEXT PRIMARY KEY,
+        store TEXT NOT NULL,
+        fingerprint TEXT NOT NULL,
+        feature INTEGER NOT NULL,
+        method TEXT NOT NULL,
+        claim TEXT NOT NULL,
+        label_id TEXT,
+        n INTEGER NOT NULL,
+        seed INTEGER NOT NULL,
+        graded TEXT,
+        made_at TEXT NOT NULL
+    ) WITHOUT ROWID
+    """,
+)
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_HELDOUT_TESTS, _LABELS_AND_NOTES, _JUDGED)
 """Statements that lead from schema number i to i + 1; only ever appended to."""

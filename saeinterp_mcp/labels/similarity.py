@@ -69,6 +69,8 @@ class _Said(NamedTuple):
     label_id: str
     text: str
     status: str
+    claim: str
+    """Text and explanation: what is compared."""
 
 
 def nearest_labels(
@@ -104,8 +106,8 @@ def nearest_labels(
         )
     # the labels asked about first: without their directions there is no answer
     first = sorted(said, key=lambda one: one.feature != feature)
-    directions, reasons = _directions(database, embedder, list(dict.fromkeys(one.text for one in first)))
-    said = [one for one in said if one.text in directions]
+    directions, reasons = _directions(database, embedder, list(dict.fromkeys(one.claim for one in first)))
+    said = [one for one in said if one.claim in directions]
     others = [one for one in said if one.feature != feature]
     if not others:
         return NearestLabels(found=(), n_features=0, random_99=None, reasons=tuple(reasons))
@@ -121,7 +123,10 @@ def nearest_labels(
         reasons.append(f"random_percentile needs {MIN_FEATURES} labelled features")
     found = tuple(
         NearLabel(
-            **others[i]._asdict(),
+            feature=others[i].feature,
+            label_id=others[i].label_id,
+            text=others[i].text,
+            status=others[i].status,
             cosine=float(scores[i]),
             random_percentile=_percentile(baseline, float(scores[i])),
         )
@@ -134,7 +139,8 @@ def nearest_labels(
 def _labels_in_use(database: LabelDatabase | None, lineage: str) -> list[_Said]:
     """Newest revisions that are neither retired nor refuted, by feature."""
     ask = (
-        "SELECT l.feature, l.label_id, r.text, r.status FROM labels l JOIN label_revisions r ON r.id = l.current "
+        "SELECT l.feature, l.label_id, r.text, r.status, coalesce(r.text || ': ' || r.explanation, r.text) "
+        "FROM labels l JOIN label_revisions r ON r.id = l.current "
         "WHERE l.store = ? AND NOT r.retired AND r.status != 'refuted' ORDER BY l.feature, l.id"
     )
 
@@ -194,7 +200,7 @@ def _hash(text: str) -> str:
 
 
 def _matrix(said: Sequence[_Said], directions: Mapping[str, Vectors]) -> Vectors:
-    return np.stack([directions[one.text] for one in said])
+    return np.stack([directions[one.claim] for one in said])
 
 
 def _closest(vectors: Vectors, mine: Vectors) -> Floats:

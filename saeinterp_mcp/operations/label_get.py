@@ -132,9 +132,7 @@ def label_get(
 def _record(
     connection: "sqlite3.Connection", store: Store, label: Label, history: bool, whole: bool
 ) -> LabelRecord:
-    scores = scores_of(
-        connection, store.lineage, label.feature, label.text, label.rule, rule_scope(store, label)
-    )
+    scores = scores_of(connection, store.lineage, label, rule_scope(store, label))
     record = label_record(label, scores)
     if not whole and record.notes and len(record.notes) > NOTES_IN_LISTS:
         cut = f"{record.notes[:NOTES_IN_LISTS]} [+{len(record.notes) - NOTES_IN_LISTS} chars]"

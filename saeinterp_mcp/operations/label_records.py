@@ -27,6 +27,8 @@ class LabelFields(BaseModel):
     label_id: str
     revision: int
     text: str
+    explanation: str | None
+    """The claim in a sentence or two; judges read text and explanation."""
     rule: str | None
     scope: str | None
     window: int | None
@@ -43,6 +45,8 @@ class LabelFields(BaseModel):
     author: str | None
     author_kind: str
     source: str | None
+    cost: float | None
+    """US dollars paid for writing it."""
     retired: bool
     reason: str | None
     made_at: str

@@ -8,9 +8,9 @@ from pydantic import Field
 from saeinterp_mcp.errors import BadInput
 from saeinterp_mcp.fingerprint import rounded
 from saeinterp_mcp.labels.evidence import check_cited
-from saeinterp_mcp.labels.gate import supported_by
+from saeinterp_mcp.labels.gate import OF_LIKENESS, supported_by
 from saeinterp_mcp.labels.heldout import n_tests, scores_of
-from saeinterp_mcp.labels.records import CATEGORIES, MAX_TEXT, Label, Score, Status
+from saeinterp_mcp.labels.records import CATEGORIES, MAX_EXPLANATION, MAX_TEXT, Label, Score, Status
 from saeinterp_mcp.labels.revisions import find_label, labels_of, save_label
 from saeinterp_mcp.operations.base import Feature, digits, percent, sealed
 from saeinterp_mcp.operations.features_search import importance_percentile
@@ -46,6 +46,10 @@ def label_save(
         str | None, Field(max_length=MAX_TEXT, description="When it fires, testable by a stranger")
     ] = None,
     rule: Annotated[str | None, Field(description="The same as a rule; '' takes it away")] = None,
+    explanation: Annotated[
+        str | None,
+        Field(max_length=MAX_EXPLANATION, description="Where text is only a name; '' takes it away"),
+    ] = None,
     label_id: LabelId = None,
     category: Annotated[
         str | None, Field(max_length=60, description="e.g. tactical (sets), syntactic (text), auxiliary")
@@ -82,6 +86,7 @@ def label_save(
         raise BadInput("expected_revision goes with label_id: a new label has no revision yet")
     given = {
         "text": " ".join(text.split()) if text else None,
+        "explanation": None if explanation is None else " ".join(explanation.split()),
         "category": category,
         "status": status,
         "importance": importance,
@@ -93,6 +98,8 @@ def label_save(
         "source": source,
     }
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if explanation is not None:
+        changes["explanation"] = changes["explanation"] or None
     changes |= _rule_changes(store, rule, scope, window, label_id)
     if label_id is None:
         changes.setdefault("importance", rounded(importance_percentile(store, feature)))
@@ -100,19 +107,19 @@ def label_save(
         raise BadInput(
             f"store {store.name!r} is sampled: no rule can be tested on it, so no label of it can be called supported"
         )
-    old_text: str | None = None
+    old_claim: str | None = None
     warnings: list[str] = []
 
     def check(connection: "sqlite3.Connection", label: Label) -> Label:
-        nonlocal old_text
-        old_text = find_label(connection, store.lineage, label_id)[1].text if label_id else None
+        nonlocal old_claim
+        old_claim = find_label(connection, store.lineage, label_id)[1].claim if label_id else None
         cited = label.evidence if evidence is None else check_cited(connection, store.lineage, evidence)
         if label.status == "supported":
             scope = rule_scope(store, label)
             passed = supported_by(connection, store.lineage, label, scope, store.fingerprint)
             cited = tuple(dict.fromkeys([*cited, passed.evidence]))
         others = labels_of(connection, store.lineage, [feature])
-        if same := [o.label_id for o in others if o.text == label.text and o.label_id != label.label_id]:
+        if same := [o.label_id for o in others if o.claim == label.claim and o.label_id != label.label_id]:
             warnings.append(f"label {same[0]} of this feature says the same; to revise it give label_id")
         return label.model_copy(update={"evidence": cited})
 
@@ -123,7 +130,7 @@ def label_save(
     if category and (close := get_close_matches(category, CATEGORIES[store.manifest.kind], 1, cutoff=0.75)):
         warnings += [f"category {close[0]!r} is the usual word"] if close[0] != category else []
     scores = scores_of_label(store, label)
-    warnings += _doubts(store, label, scores, old_text)
+    warnings += _doubts(store, label, scores, old_claim)
     result = OneLabel(
         operation="label_save",
         store=store.name,
@@ -140,9 +147,7 @@ def scores_of_label(store: Store, label: Label) -> tuple[Score, ...]:
     """Held-out tests of a label's very text or rule, oldest first."""
     scope = rule_scope(store, label)
     none: tuple[Score, ...] = ()
-    return store.need_labels.read(
-        lambda c: scores_of(c, store.lineage, label.feature, label.text, label.rule, scope), none
-    )
+    return store.need_labels.read(lambda c: scores_of(c, store.lineage, label, scope), none)
 
 
 def newest_test(store: Store, scores: tuple[Score, ...]) -> Score | None:
@@ -151,11 +156,12 @@ def newest_test(store: Store, scores: tuple[Score, ...]) -> Score | None:
     return found[-1] if found else None
 
 
-def _doubts(store: Store, label: Label, scores: tuple[Score, ...], old_text: str | None) -> list[str]:
+def _doubts(store: Store, label: Label, scores: tuple[Score, ...], old_claim: str | None) -> list[str]:
     """What a reader of a supported label must know."""
     if label.status != "supported":
         return []
-    last = newest_test(store, scores)
+    of_now = [score for score in scores if score.method not in OF_LIKENESS] or list(scores)
+    last = newest_test(store, tuple(of_now))
     if last is None:
         return [OUTDATED]
     found = []
@@ -163,6 +169,10 @@ def _doubts(store: Store, label: Label, scores: tuple[Score, ...], old_text: str
         found.append(
             f"its test took min_n {last.min_n}: an interval of fewer than {FEW_ROWS} rows is not to be trusted"
         )
+    if last.judge is not None and last.judge in ("self", label.author):
+        found.append("who wrote it judged it too: nobody else has read the trials")
+    if last.method in OF_LIKENESS:
+        found.append(f"its test ({last.method}) compares words, nobody judged where it fires")
     if last.precision is not None and last.precision < 0.5:
         found.append(
             f"of the held-out rows where the rule holds only {percent(last.precision)} fire: balanced accuracy "
@@ -174,7 +184,7 @@ def _doubts(store: Store, label: Label, scores: tuple[Score, ...], old_text: str
             f"{n_looks} different claims about this feature were tried on the held-out units: the best of so many "
             "looks better than it is"
         )
-    if old_text is not None and old_text != label.text and last.method == "rule":
+    if old_claim is not None and old_claim != label.claim and last.method == "rule":
         found.append("the text is new, what was tested is the rule: they must say the same")
     return found
 

@@ -87,7 +87,9 @@ def test_the_table_has_a_column_for_every_field_and_crlf() -> None:
     saved(here, text='says "x", then y', notes="two\nlines")
     head, first, second, end = exported(here, "csv").split(b"\n")
     assert head.decode() == ",".join(COLUMNS) + "\r"
-    assert head.startswith(b"feature,label_id,revision,text,rule,scope,window,category,status,importance")
+    assert head.startswith(
+        b"feature,label_id,revision,text,explanation,rule,scope,window,category,status,importance"
+    )
     assert b'"says ""x"", then y"' in first
     assert (b'"two' in first, second.startswith(b'lines",'), end) == (True, True, b"")
 

@@ -14,7 +14,7 @@ import pytest
 from saeinterp_mcp.labels.database import LabelFile
 from saeinterp_mcp.labels.heldout import n_tests, record_test, scores_of
 from saeinterp_mcp.labels.notes import notes_of, save_note
-from saeinterp_mcp.labels.records import HeldoutTest, Score
+from saeinterp_mcp.labels.records import HeldoutTest, Label, Score
 from saeinterp_mcp.labels.revisions import current_labels, save_label
 from saeinterp_mcp.labels.schema import APPLICATION_ID, MIGRATIONS
 from tests.conftest import ROOT
@@ -81,7 +81,8 @@ def test_reading_an_old_file_brings_it_up_to_date_and_loses_nothing(old: Path) -
 
 def test_an_old_test_counts_for_the_gate_as_a_test_of_its_rule(old: Path) -> None:
     nothing: tuple[Score, ...] = ()
-    found = LabelFile(old).read(lambda c: scores_of(c, "s", 1, "some text", "token:x", "at"), nothing)
+    label = Label(label_id="", feature=1, revision=1, text="some text", rule="token:x")
+    found = LabelFile(old).read(lambda c: scores_of(c, "s", label, "at"), nothing)
     assert len(found) == 10
     assert (found[0].method, found[0].score, found[0].low, found[0].floor) == ("rule", 0.75, 0.7, 0.5)
     assert found[0].evidence == f"ev-{1:016x}"

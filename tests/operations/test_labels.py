@@ -11,8 +11,6 @@ from saeinterp_mcp.faces.answering import answer
 from saeinterp_mcp.faces.arguments import Entry, commands
 from saeinterp_mcp.labels.database import LabelFile
 from saeinterp_mcp.labels.evidence import record_answer
-from saeinterp_mcp.labels.exchange.checking import check_test
-from saeinterp_mcp.labels.exchange.records import BadLine
 from saeinterp_mcp.labels.heldout import record_test
 from saeinterp_mcp.labels.records import HeldoutTest, RecordedAnswer
 from saeinterp_mcp.operations.evidence_replay import evidence_replay, whole_answer
@@ -79,7 +77,7 @@ def test_a_label_is_kept_with_all_that_was_said(store: Store) -> None:
         "rule": "family:swim>=3 and weapon=roller", "scope": None, "window": None, "category": "tactical",
         "status": "draft", "importance": saved.importance, "confidence": 0.7, "stability": 0.9,
         "evidence": [evidence], "scores": [], "notes": "see\nhere", "author": "ann", "author_kind": "human",
-        "source": "by hand", "retired": False, "reason": None, "history": None,
+        "source": "by hand", "retired": False, "reason": None, "history": None, "explanation": None, "cost": None,
     }  # fmt: skip
     assert found.label_id == saved.label_id
 
@@ -539,12 +537,3 @@ def test_a_priority_is_a_number(store: Store, priority: float) -> None:
     adding = next(e for e in commands() if e.command == "queue add")
     with pytest.raises(BadInput, match="priority: Input should be a finite number"):
         answer(adding, ServedStores([store]), {"feature": 3, "priority": priority})
-
-
-def test_a_test_by_a_judge_that_nobody_here_can_check_is_not_taken_in() -> None:
-    test = HeldoutTest(
-        store="s", feature=0, test="t", method="detection", text="hello", where=None, scope=None, score=0.9, low=0.8,
-        high=0.95, floor=0.5, evidence="ev-0000000000000001", arguments="{}", result="r",
-    )  # fmt: skip
-    with pytest.raises(BadLine, match="a test by 'detection' cannot be checked"):
-        check_test(test, 4, "line 2")

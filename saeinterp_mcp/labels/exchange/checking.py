@@ -1,5 +1,6 @@
 """What a label or note from a file has to satisfy before it may come in."""
 
+import json
 import re
 from typing import Any
 
@@ -10,15 +11,18 @@ from saeinterp_mcp.frozen import describe_validation
 from saeinterp_mcp.labels.evidence import evidence_pattern
 from saeinterp_mcp.labels.exchange.records import BadLine
 from saeinterp_mcp.labels.exchange.versions import VERSION
-from saeinterp_mcp.labels.records import MAX_NOTES, MAX_TEXT, HeldoutTest, Label, Note
+from saeinterp_mcp.labels.heldout import judged_test
+from saeinterp_mcp.labels.records import MAX_EXPLANATION, MAX_NOTES, MAX_TEXT, HeldoutTest, Label, Note
 
 LABEL_ID, NOTE_ID = re.compile(r"lb-[0-9a-f]{12}"), re.compile(r"nt-[0-9a-f]{12}")
 MADE_AT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
+JUDGED_METHODS = ("detection", "fuzzing", "simulation", "embedding", "surprisal", "intruder")
 MAX_REVISION = 1_000_000
 MAX_CITED = 200
 """Evidence ids, linked notes, or earlier versions of one record."""
 _LENGTHS = {
     "text": MAX_TEXT,
+    "explanation": MAX_EXPLANATION,
     "notes": MAX_NOTES,
     "rule": 4_000,
     "category": 60,
@@ -26,7 +30,13 @@ _LENGTHS = {
     "source": 200,
     "reason": 500,
 }
-_RANGES = {"importance": (0.0, 100.0), "confidence": (0.0, 1.0), "stability": (-1.0, 1.0), "window": (1, 512)}
+_RANGES = {
+    "importance": (0.0, 100.0),
+    "confidence": (0.0, 1.0),
+    "stability": (-1.0, 1.0),
+    "window": (1, 512),
+    "cost": (0.0, 1e6),
+}
 
 
 def made(kind: type[BaseModel], values: dict[str, Any], where: str) -> Any:
@@ -93,21 +103,38 @@ def check_test(test: HeldoutTest, n_features: int, where: str) -> None:
     """
     check_feature(test.feature, n_features, where)
     check_evidence((test.evidence,), where)
+    least = -1 if test.method == "simulation" else 0
     for name in ("score", "low", "high", "floor"):
         value = getattr(test, name)
-        if value is not None and not 0 <= value <= 1:
-            raise BadLine(where, f"{name} is {value}, expected 0 to 1")
-    if test.n is not None and not 0 <= test.n < 1 << 53:
-        raise BadLine(where, f"n is {test.n}, expected a number of rows"[:200])
+        if value is not None and not least <= value <= 1:
+            raise BadLine(where, f"{name} is {value}, expected {least} to 1")
+    for name, count in (("n", test.n), ("n_failed", test.n_failed)):
+        if count is not None and not 0 <= count < 1 << 53:
+            raise BadLine(where, f"{name} is {count}, expected a number of rows"[:200])
+    if test.auroc is not None and not 0 <= test.auroc <= 1:
+        raise BadLine(where, f"auroc is {test.auroc}, expected 0 to 1")
+    if test.cost is not None and not 0 <= test.cost <= 1e6:
+        raise BadLine(where, f"cost is {test.cost}, expected US dollars")
     numbers = (test.low, test.score, test.high)
     if None not in numbers and list(numbers) != sorted(numbers, key=float):  # type: ignore[arg-type]
         raise BadLine(where, "low, score and high are {}, {} and {}".format(*numbers))
     if test.method != "rule":
-        raise BadLine(
-            where, f"a test by {test.method[:40]!r} cannot be checked; tests of rules alone are taken in"
-        )
-    if test.test != fingerprint([test.rule, test.where, test.scope]):
+        _check_judged(test, where)
+    elif test.text is not None or test.test != fingerprint([test.rule, test.where, test.scope]):
         raise BadLine(where, "test is not the fingerprint of its rule, where and scope")
+
+
+def _check_judged(test: HeldoutTest, where: str) -> None:
+    """Refuse a test by a judge that is not of the words, judge and trials it names."""
+    if test.method not in JUDGED_METHODS:
+        raise BadLine(where, f"method is {test.method[:40]!r}, expected rule or {', '.join(JUDGED_METHODS)}")
+    try:
+        asked = json.loads(test.arguments)
+        named = judged_test(test.method, test.text or "", test.judge or "", asked["n"], asked["seed"])
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise BadLine(where, "arguments do not tell n and seed") from error
+    if test.where is not None or test.test != named:
+        raise BadLine(where, "test is not the fingerprint of its method, text, judge, n and seed")
 
 
 def check_evidence(cited: tuple[str, ...], where: str) -> None:

@@ -22,8 +22,8 @@ from saeinterp_mcp.labels.revisions import labels_of
 COLUMNS = ("feature", *(name for name in Label.model_fields if name != "feature"))
 NEEDED = ("feature", "text")
 _WHOLE = ("feature", "revision", "window")
-_NUMBERS = ("importance", "confidence", "stability")
-_TEXTS = ("text", "notes", "category", "author", "source", "reason")
+_NUMBERS = ("importance", "confidence", "stability", "cost")
+_TEXTS = ("text", "explanation", "notes", "category", "author", "source", "reason")
 """Whose blanks count."""
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
 _YES_NO = {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False}

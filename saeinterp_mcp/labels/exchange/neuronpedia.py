@@ -53,7 +53,7 @@ def write(target: Target, options: Options) -> Iterator[bytes]:
         found = []
         for label in in_use(labels_of(connection, target.lineage)):
             _, scope = target.normal_rule(label)
-            scores = scores_of(connection, target.lineage, label.feature, label.text, label.rule, scope)
+            scores = scores_of(connection, target.lineage, label, scope)
             found.append({**place, **_explanation(label, scores)})
         return found
 
