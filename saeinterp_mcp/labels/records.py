@@ -47,6 +47,8 @@ class Score(Frozen):
     """Trials that the judge did not answer."""
     cost: float | None = None
     """US dollars; None where nobody knows."""
+    baseline: float | None = None
+    """Score of the model-free search label on the same trials."""
 
     def is_of(self, fingerprint: str | None) -> bool:
         """Whether the test was made on the store as it is now."""
@@ -166,6 +168,8 @@ class HeldoutTest(Frozen):
     n_failed: int | None = None
     cost: float | None = None
     """US dollars that the judge was paid."""
+    baseline: float | None = None
+    """Score of the model-free search label on the same trials."""
 
 
 class TrialSetRecord(Frozen):

@@ -153,6 +153,7 @@ _JUDGED = (
     "ALTER TABLE heldout_tests ADD COLUMN auroc REAL",
     "ALTER TABLE heldout_tests ADD COLUMN n_failed INTEGER",
     "ALTER TABLE heldout_tests ADD COLUMN cost REAL",
+    "ALTER TABLE heldout_tests ADD COLUMN baseline REAL",
     "ALTER TABLE label_revisions ADD COLUMN explanation TEXT",
     "ALTER TABLE label_revisions ADD COLUMN cost REAL",
     # the words of labels again, with their explanations

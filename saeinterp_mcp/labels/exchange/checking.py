@@ -111,8 +111,9 @@ def check_test(test: HeldoutTest, n_features: int, where: str) -> None:
     for name, count in (("n", test.n), ("n_failed", test.n_failed)):
         if count is not None and not 0 <= count < 1 << 53:
             raise BadLine(where, f"{name} is {count}, expected a number of rows"[:200])
-    if test.auroc is not None and not 0 <= test.auroc <= 1:
-        raise BadLine(where, f"auroc is {test.auroc}, expected 0 to 1")
+    for name, value in (("auroc", test.auroc), ("baseline", test.baseline)):
+        if value is not None and not least <= value <= 1:
+            raise BadLine(where, f"{name} is {value}, expected {least} to 1")
     if test.cost is not None and not 0 <= test.cost <= 1e6:
         raise BadLine(where, f"cost is {test.cost}, expected US dollars")
     numbers = (test.low, test.score, test.high)
