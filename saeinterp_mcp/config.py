@@ -3,14 +3,21 @@
 import os
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-from saeinterp_mcp.frozen import Frozen
+from pydantic import NonNegativeFloat, ValidationError
+
+from saeinterp_mcp.errors import BadInput
+from saeinterp_mcp.frozen import Frozen, describe_validation
 
 STORE_VARIABLE = "SAEINTERP_STORE"
 DEMO_VARIABLE = "SAEINTERP_DEMO_STORE"
 LABELS_VARIABLE = "SAEINTERP_LABELS"
 AUTHOR_VARIABLE = "SAEINTERP_AUTHOR"
 EMBEDDER_VARIABLE = "SAEINTERP_EMBEDDER"
+PRICES_VARIABLE = "SAEINTERP_PRICES"
+JUDGES_VARIABLE = "SAEINTERP_JUDGES"
+JUDGE_BUDGET_VARIABLE = "SAEINTERP_JUDGE_BUDGET"
 ACTIVATION_VARIABLES = {
     "data_dir": "ACTIVATION_DATA_DIR",
     "transposed_dir": "ACTIVATION_TRANSPOSED_DIR",
@@ -37,23 +44,46 @@ class Settings(Frozen):
     embedder: str | None = None
     """Sentence-transformers model that compares texts: a folder, or a name in this machine's cache."""
 
+    prices: Path | None = None
+    """What language models cost, over the table that is shipped (`saeinterp_mcp/asking/prices.yaml`)."""
+
+    judges: tuple[str, ...] = ()
+    """Language models that `label_score` may ask (as in `clients.open_client`), the default one first: a caller names
+    one of these and no other, so nobody makes a server spend money or call an address that was not agreed on."""
+
+    judge_budget: NonNegativeFloat | None = None
+    """US dollars that `label_score` may spend on them for one store in all."""
+
     author: str | None = None
     """Who labels and notes are by, where the call does not say."""
 
     @classmethod
     def from_environment(cls) -> "Settings":
-        """Read SAEINTERP_STORE (several are joined as in PATH), _DEMO_STORE, _LABELS, _EMBEDDER and _AUTHOR."""
+        """Read SAEINTERP_STORE (several are joined as in PATH), _DEMO_STORE, _LABELS, _EMBEDDER, _PRICES, _JUDGES (with
+        commas between), _JUDGE_BUDGET and _AUTHOR.
+
+        Raises:
+            BadInput: a variable does not fit.
+        """
         locations = os.environ.get(STORE_VARIABLE, "").split(os.pathsep)
-        named = {"demo_store": os.environ.get(DEMO_VARIABLE), "labels": os.environ.get(LABELS_VARIABLE)}
-        places = {name: Path(place) for name, place in named.items() if place}
-        return cls.model_validate(
-            {
-                "stores": tuple(location for location in locations if location),
-                "author": os.environ.get(AUTHOR_VARIABLE) or None,
-                "embedder": os.environ.get(EMBEDDER_VARIABLE) or None,
-                **places,
-            }
-        )
+        judges = os.environ.get(JUDGES_VARIABLE, "").split(",")
+        variables = {
+            "demo_store": DEMO_VARIABLE,
+            "labels": LABELS_VARIABLE,
+            "prices": PRICES_VARIABLE,
+            "judge_budget": JUDGE_BUDGET_VARIABLE,
+            "author": AUTHOR_VARIABLE,
+            "embedder": EMBEDDER_VARIABLE,
+        }
+        named = {name: os.environ.get(variable) for name, variable in variables.items()}
+        values: dict[str, Any] = {name: value for name, value in named.items() if value}
+        values["stores"] = tuple(location for location in locations if location)
+        values["judges"] = tuple(judge.strip() for judge in judges if judge.strip())
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            names = ", ".join(variables.get(str(part["loc"][0]), "") for part in error.errors())
+            raise BadInput(f"environment variable {names}: {describe_validation(error)}") from None
 
 
 def activation_folders() -> dict[str, Path]:
@@ -71,6 +101,11 @@ def shipped_folder(folder: str) -> Path:
     """`prompts`, `skills` or `labels`: in the wheel's data, or in the repository it is installed from."""
     packed = _PACKAGE / "data" / folder
     return packed if packed.is_dir() else _PACKAGE.parent / folder
+
+
+def shipped_prices() -> Path:
+    """The table of what language models cost."""
+    return _PACKAGE / "asking" / "prices.yaml"
 
 
 def shipped_bundle() -> Path:

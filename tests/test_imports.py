@@ -33,11 +33,14 @@ ALLOWED = {
         "saeinterp_mcp.fingerprint",
         "saeinterp_mcp.frozen",
         "saeinterp_mcp.labels.database",
+        "saeinterp_mcp.labels.sqlite_file",
     ),
     # stretches of samples for explainers to see and scorers to ask about
     "saeinterp_mcp.excerpts": (
         "saeinterp_mcp.analysis",
+        "saeinterp_mcp.config",
         "saeinterp_mcp.errors",
+        "saeinterp_mcp.frozen",
         "saeinterp_mcp.store",
     ),
     "saeinterp_mcp.scorers": (
@@ -145,7 +148,7 @@ ALLOWED = {
     "pipeline.progress": ("pipeline.stage",),
     "pipeline.artifact": ("pipeline.fingerprint", "pipeline.stage"),
     # the child process of a server
-    "pipeline.worker": ("pipeline.sources.text_embedding",),
+    "pipeline.worker": ("pipeline.sources.text_embedding", "pipeline.sources.text_model"),
     # other people's formats; nothing of stages
     "pipeline.sources": (
         "pipeline.config",
@@ -293,18 +296,32 @@ ALLOWED = {
         "pipeline.stages",
     ),
     # ways of asking what a feature means, and the runs that ask; a run asks a finished store, as an agent does
-    "pipeline.explainers": (),
+    "pipeline.explainers": ("saeinterp_mcp.operations",),
     "pipeline.autointerp": (
         "pipeline.explainers",
         "pipeline.progress",
         "saeinterp_mcp.operations",
     ),
+    # the seed's run_labeling: a small store by our own stages, examples and labels out of it
+    "pipeline.labeling": (
+        "pipeline.build",
+        "pipeline.config",
+        "pipeline.explainers",
+        "pipeline.fingerprint",
+        "pipeline.progress",
+        "pipeline.source_config",
+        "pipeline.sources",
+    ),
+    "pipeline.labeling.command": ("pipeline.run_labeling",),
+    "pipeline.run_labeling": ("pipeline.fingerprint", "pipeline.labeling", "pipeline.progress"),
     "pipeline.verify": ("pipeline.stages.sum_labels",),
     "pipeline.__main__": (
+        "pipeline.autointerp.command",
         "pipeline.build",
         "pipeline.config",
         "pipeline.exporters",
         "pipeline.importers",
+        "pipeline.labeling.command",
         "pipeline.progress",
         "pipeline.training.command",
         "pipeline.verify",
@@ -332,9 +349,17 @@ FROM_THE_SERVER = (
 HEAVY = ("torch", "transformers", "sae_lens", "transformer_lens", "sentence_transformers", "datasets")
 
 ONLY_IN = {
+    "anthropic": ("saeinterp_mcp.clients.anthropic",),
+    "openai": ("saeinterp_mcp.clients.openai",),
     "mcp": ("saeinterp_mcp.faces",),
     "uvicorn": ("saeinterp_mcp.faces",),
-    "typer": ("saeinterp_mcp.faces", "pipeline.__main__", "pipeline.training.command"),
+    "typer": (
+        "saeinterp_mcp.faces",
+        "pipeline.__main__",
+        "pipeline.autointerp.command",
+        "pipeline.labeling.command",
+        "pipeline.training.command",
+    ),
     "zarr": ("pipeline.exporters", "saeinterp_mcp.loaders", "saeinterp_mcp.store"),
     "h5py": ("pipeline.importers.hdf5_source",),
     "matplotlib": ("saeinterp_mcp.operations",),

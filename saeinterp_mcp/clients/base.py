@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from saeinterp_mcp.errors import Unavailable
 from saeinterp_mcp.fingerprint import fingerprint
 from saeinterp_mcp.frozen import Frozen
 
@@ -73,9 +74,18 @@ class Client(ABC):
             Unavailable: this machine cannot ask at all: a package or a key is missing.
         """
 
+    def why_not(self) -> str | None:
+        """Why it cannot be asked on this machine (a package, a key), and what to do; None when it can."""
+        return None
+
     async def close(self) -> None:
-        """Give connections and processes back."""
+        """Give connections and processes back; on the event loop that asked."""
         return
+
+
+class NotKnownYet(Unavailable):
+    """Whether the provider has a batch shows later: the connection broke while it was handed in, or one that may be it
+    has not ended. Nothing is to be handed in again before `find` has said that there is none."""
 
 
 class BatchState(Frozen):
@@ -97,21 +107,38 @@ class BatchClient(Client):
         Args:
             requests: id to request; ids are unique in a run.
             mark: our own name of the batch, kept by the provider where it can keep one.
+
+        Raises:
+            BadInput: more than the provider takes in one batch; the message says how much it takes.
+            NotKnownYet: it may have been taken; never sent twice by itself.
+            Unavailable: it was not taken.
         """
 
     @abstractmethod
     async def state(self, batch_id: str) -> BatchState:
-        """How far it is."""
+        """How far it is.
+
+        Raises:
+            Unavailable: the provider does not say, or does not know the batch.
+        """
 
     @abstractmethod
     async def collect(self, batch_id: str) -> dict[str, Reply]:
-        """Id to reply of a batch that has ended, in no order; what expired or was cancelled has `failed`."""
+        """Id to reply of a batch that has ended, in no order; what expired or was cancelled has `failed`.
+
+        Raises:
+            Unavailable: it has not ended, its results are gone, or the provider does not give them.
+        """
 
     @abstractmethod
     async def find(self, mark: str, ids: frozenset[str], since: str) -> str | None:
         """The batch that was handed in under `mark` with these ids after `since` (UTC), if the provider has it.
 
         For a run that was killed between handing in and writing down the provider's id.
+
+        Raises:
+            NotKnownYet: one that has not ended may be it (Anthropic tells the ids of a batch when it has ended).
+            Unavailable: the provider does not say.
         """
 
 

@@ -24,6 +24,10 @@ START_SECONDS = 120.0
 INSTALL = 'pip install "saeinterp-mcp[pipeline]"'
 
 
+class TooSlow(Unavailable):
+    """The worker did not answer in time."""
+
+
 class _Died(Exception):
     """The child ended in the middle of a request."""
 
@@ -51,10 +55,10 @@ class WorkerProcess:
 
         Raises:
             BadInput: the worker says what is wrong with the request.
-            Unavailable: it cannot be started, died twice, is too slow, or failed.
+            Unavailable: it cannot be started, died twice, is too slow (TooSlow), or failed.
         """
         if not self._lock.acquire(timeout=self._start_seconds + seconds):
-            raise Unavailable(
+            raise TooSlow(
                 f"the worker was busy with other requests for {self._start_seconds + seconds:g} s; try again"
             )
         try:
@@ -107,7 +111,7 @@ class WorkerProcess:
         if line.endswith(b"\n"):
             return dict(json.loads(line))
         if late.is_set():
-            raise Unavailable(
+            raise TooSlow(
                 f"the worker did not answer within {limit:g} s and was stopped; ask for less, or try again"
             )
         child.kill()
