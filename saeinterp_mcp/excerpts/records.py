@@ -24,6 +24,8 @@ class Excerpt(NamedTuple):
     """Of the feature at each token (0: silent or not counted); of a set one number for all of it."""
     groups: tuple[tuple[str, str], ...] = ()
     """(group or attribute, value) pairs that a reader of a set sees beside its tokens; empty in sequences."""
+    at: int = 0
+    """Index in `tokens` of the token of `row`; 0 of a set."""
 
     @property
     def strongest(self) -> float:
