@@ -35,6 +35,8 @@ class Trial(Frozen):
     """The answer of an oracle."""
     excerpts: tuple[Excerpt, ...]
     """What it was made from: one, of an intruder trial several."""
+    marked: tuple[int, ...] = ()
+    """Which tokens of the excerpt are marked in `shown`, from 0; in fuzzing alone."""
 
 
 class Grade(Frozen):
