@@ -1,6 +1,5 @@
 """Explainer: one way of asking what a feature fires on. It sees the explain split alone and never calls a model."""
 
-from abc import ABC, abstractmethod
 from typing import ClassVar, Literal
 
 from saeinterp_mcp.clients.base import Reply, Request
@@ -27,6 +26,8 @@ class Explanation(Frozen):
     """Of the explainer, 0 to 1."""
     rule: str | None = None
     """The same as a rule of the store's grammar, where the explainer gave one that the store can read."""
+    remarks: tuple[str, ...] = ()
+    """What was done to the answer (a rule dropped, a label cut), for whoever reviews it; no part of the claim."""
 
     @property
     def is_unclear(self) -> bool:
@@ -38,25 +39,38 @@ class InvalidExplanation(Exception):
     """A reply that is no explanation; the message is short, so that it can be counted."""
 
 
-class Explainer(ABC):
-    """Builds one request about a feature, and reads the reply."""
+class Explainer(Frozen):
+    """One way of explaining; its fields are its options, which belong to a run's fingerprint.
+
+    Where `needs_model`, `request` and `read` are there and somebody else asks; else `explain` is there.
+    """
 
     name: ClassVar[str]
     needs_model: ClassVar[bool] = True
-    """False where the explanation is worked out (search), so that `request` is None and `explain` gives it."""
+    """False where the explanation is worked out from the store (search)."""
 
-    @abstractmethod
     def request(self, store: Store, feature: int, seed: int) -> Request:
         """What to ask a language model; corpus text is fenced as data.
 
         Raises:
+            UnknownName: no such feature.
             NotInStore: there is nothing to show (the feature never fires in the explain split, no decoder).
         """
+        raise NotImplementedError(f"{self.name} asks no model; call explain")
 
-    def read(self, reply: Reply) -> Explanation:
-        """The explanation in an `answered` reply.
+    def read(self, store: Store, reply: Reply) -> Explanation:
+        """The explanation in an `answered` reply. A rule that the store cannot read is dropped with a remark.
 
         Raises:
             InvalidExplanation: there is none.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{self.name} asks no model; call explain")
+
+    def explain(self, store: Store, feature: int, seed: int) -> Explanation:
+        """The explanation, where no model is needed.
+
+        Raises:
+            UnknownName: no such feature.
+            NotInStore: there is nothing to explain.
+        """
+        raise NotImplementedError(f"{self.name} asks a model; call request and read")
