@@ -1,4 +1,4 @@
-"""The command `saeinterp-pipeline`: build, import, compact, export, train-sae, verify, status."""
+"""The command `saeinterp-pipeline`: build, import, compact, export, train-sae, verify, status, explain, score, runs."""
 
 import errno
 import json
@@ -9,6 +9,8 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from pipeline.labeling.command import label
+from pipeline.autointerp.command import explain, runs, score
 from pipeline.training.command import train_sae
 from saeinterp_mcp.errors import BadInput, BadStore, SaeInterpError
 
@@ -160,6 +162,10 @@ def export(
 
 
 app.command("train-sae")(train_sae)
+app.command("explain")(explain)
+app.command("score")(score)
+app.command("runs")(runs)
+app.command("label")(label)
 
 
 @app.command()

@@ -1,0 +1,34 @@
+"""Controls: labels of other features on a feature's trials. What a wrong label gets is what a right one has to beat."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from pipeline.autointerp.config import Method, ScoreConfig
+from pipeline.autointerp.results import FeatureRow
+from pipeline.autointerp.scoring import needs_judge
+from saeinterp_mcp.analysis.sampling import rng
+from saeinterp_mcp.labels.records import Label
+from saeinterp_mcp.scorers import SCORERS
+
+
+def wrong_labels(rows: Sequence[FeatureRow], config: ScoreConfig) -> Iterator[tuple[Method, Label]]:
+    """A method, and the claim of one labelled feature as if it were of another one; each feature at most once.
+
+    They are tests of no label, so they go on no record but the ledger.
+    """
+    labelled = [row for row in rows if row.state == "labelled" and row.label]
+    order = rng(config.seed, "controls").permutation(len(labelled))
+    pairs = zip(order.tolist(), np.roll(order, 1).tolist(), strict=True)
+    chosen = [(labelled[i], labelled[j]) for i, j in pairs if labelled[i].feature != labelled[j].feature]
+    for mine, other in chosen[: config.n_controls]:
+        wrong = Label(
+            label_id="",
+            feature=mine.feature,
+            revision=1,
+            text=other.label or "",
+            explanation=other.explanation,
+        )
+        for method in config.methods:
+            if needs_judge(method) and SCORERS[method].reads_claim:
+                yield method, wrong

@@ -1,0 +1,214 @@
+"""From a command to a finished run: the store, the tasks, the ledger, the work, and the report."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pipeline.autointerp.config import Execution, LabelChoice, RunConfig
+from pipeline.autointerp.drafts import wording_hash
+from pipeline.autointerp.report import write_report
+from pipeline.autointerp.results import RunResults, summarise
+from pipeline.autointerp.run import AutoInterpRun, Outcome, Task, tasks_of
+from pipeline.autointerp.selection import Selection, choose_features
+from pipeline.progress import Reporter, default_reporter
+from saeinterp_mcp.asking.ledger import Ledger
+from saeinterp_mcp.asking.runs import Run, run_id
+from saeinterp_mcp.asking.status import RunStatus
+from saeinterp_mcp.config import VERSION
+from saeinterp_mcp.errors import BadInput
+from saeinterp_mcp.fingerprint import fingerprint
+from saeinterp_mcp.labels.database import now
+from saeinterp_mcp.labels.records import Label
+from saeinterp_mcp.labels.revisions import labels_of
+from saeinterp_mcp.operations.judging import ledger_of
+from saeinterp_mcp.store.base import Store
+from saeinterp_mcp.store.open import open_store
+
+PACKAGES = ("saeinterp-mcp", "anthropic", "openai", "transformers", "torch")
+
+
+class Finished(NamedTuple):
+    """What a run left."""
+
+    results: RunResults
+    report: Path
+    """Folder with report.md, report.html and report.json."""
+
+
+def start_run(
+    location: Path,
+    config: RunConfig,
+    execution: Execution,
+    labels: Path | None = None,
+    report: Path | None = None,
+    reporter: Reporter | None = None,
+) -> Finished:
+    """Carry a run out, or go on with it where it was killed or stopped; the same run again does nothing.
+
+    Args:
+        location: folder of the store.
+        config: what to do.
+        execution: how fast, how dear.
+        labels: the labels file; beside the store when not given.
+        report: folder of the report; beside the store, under the run's name, when not given.
+        reporter: told how far it is.
+
+    Raises:
+        BadInput: nothing to work on, a model that cannot be asked, another process works on the same run.
+        Unavailable: an SDK or a key is missing.
+    """
+    store, ledger = opened(location, labels)
+    say = reporter or default_reporter()
+    try:
+        tasks, told = planned(store, config)
+        kind = "explain" if config.explain else "score"
+        settings = execution.model_dump(mode="json")
+        with ledger.begin(kind, told, store.lineage, store.fingerprint, len(tasks), settings) as run:
+            say.say(f"{run.run}: {len(tasks):,} {'features' if config.explain else 'labels'} of {store.name}")
+            with say.working(kind) as advance:
+                outcome = asyncio.run(
+                    AutoInterpRun(store, config, execution, run, tasks, advance).carry_out()
+                )
+            if outcome.stopped:
+                run.finish("stopped", outcome.stopped)
+        results = results_of(store, ledger, run, told, tasks, outcome)
+    finally:
+        ledger.close()
+    folder = report or location.resolve().with_name(f"{location.resolve().name}.runs") / run.run
+    write_report(folder, results)
+    return Finished(results, folder)
+
+
+def opened(location: Path, labels: Path | None) -> tuple[Store, Ledger]:
+    """A store, and its ledger.
+
+    Raises:
+        BadInput: there is no place for a ledger.
+    """
+    store = open_store(location, labels=labels)
+    ledger = ledger_of(store)
+    if ledger is None:
+        raise BadInput(
+            f"store {store.name!r} has no folder of its own to keep a ledger beside; name a labels file with --labels"
+        )
+    return store, ledger
+
+
+def planned(store: Store, config: RunConfig, claim: bool = True) -> tuple[list[Task], dict[str, Any]]:
+    """Tasks, and what names the run: its config with the features and the wording in it.
+
+    Without `claim` nothing of the queue is claimed, and the most important features stand for what it would give.
+    """
+    told = config.model_dump(mode="json", exclude_none=True)
+    told["wording"] = [wording_hash("explain") if config.explain else "", wording_hash("score")]
+    worker = run_id("features", told, store.fingerprint)
+    selection = config.selection
+    if selection.queue is not None and not claim:
+        selection = Selection(limit=selection.queue)
+    features = choose_features(store, selection, worker)
+    labels = None if config.explain else chosen_labels(store, config.labels)
+    tasks = tasks_of(features, labels)
+    told["features"] = fingerprint([[t.feature, t.label.label_id if t.label else None] for t in tasks])
+    return tasks, told
+
+
+def chosen_labels(store: Store, choice: LabelChoice) -> list[Label]:
+    """Labels in use that a score run is about."""
+
+    def fits(label: Label) -> bool:
+        return (
+            (choice.status is None or label.status == choice.status)
+            and (choice.author is None or choice.author in (label.author, label.author_kind))
+            and (choice.source is None or label.source == choice.source)
+        )
+
+    nothing: list[Label] = []
+    return [
+        label
+        for label in store.need_labels.read(lambda c: labels_of(c, store.lineage), nothing)
+        if fits(label)
+    ]
+
+
+def results_of(
+    store: Store, ledger: Ledger, run: Run, told: dict[str, Any], tasks: list[Task], outcome: Outcome
+) -> RunResults:
+    """Everything a report shows."""
+    status = ledger.run_status(run.run)
+    assert status is not None, "a run that has begun is on record"
+    costs = ledger.costs_of(run.run)
+    rows = [
+        row.model_copy(update={"usd": costs[row.feature].usd if row.feature in costs else 0.0})
+        for row in outcome.rows
+    ]
+    left_out = Counter(row.reason or "" for row in rows if row.state == "left out")
+    never = len(tasks) - len(rows)
+    if never:
+        left_out["not reached before the run ended"] = never
+    return RunResults(
+        run=run.run,
+        store=store.name,
+        store_fingerprint=store.fingerprint,
+        kind=status.kind,
+        state=status.state,
+        why=outcome.stopped,
+        started_at=status.started_at,
+        written_at=now(),
+        seconds=status.seconds,
+        config={name: value for name, value in told.items() if name != "features"},
+        n_features=len(tasks),
+        rows=tuple(rows),
+        methods=summarise(rows, outcome.controls),
+        left_out=dict(left_out),
+        untested=dict(outcome.untested),
+        usage=usage_of(status.model_dump()),
+        versions=_versions(),
+    )
+
+
+def usage_of(status: dict[str, Any]) -> dict[str, Any]:
+    """What the ledger counts, under the names a report shows."""
+    names = {
+        "requests sent": "n_calls",
+        "answered": "n_answered",
+        "failed, by reason": "n_failed",
+        "uncertain (sent before a kill, no answer on record)": "n_uncertain",
+        "asked again after a kill": "n_asked_again",
+        "input tokens": "input_tokens",
+        "output tokens": "output_tokens",
+        "tokens read from the cache": "cached_tokens",
+        "tokens written to the cache": "written_tokens",
+        "US dollars": "usd",
+        "seconds of work": "seconds",
+    }
+    return {shown: status[name] for shown, name in names.items()}
+
+
+def runs_table(found: Sequence[RunStatus]) -> list[str]:
+    """A line a run."""
+    if not found:
+        return ["no runs; `saeinterp-pipeline explain` starts one"]
+    lines = []
+    for one in found:
+        usd = "price unknown" if one.usd is None else f"${one.usd:,.4f}"
+        total = "" if one.n_total is None else f" of {one.n_total:,}"
+        why = f" ({one.why})" if one.why else ""
+        lines.append(
+            f"{one.run}  {one.kind}  {one.state}{why}  {one.n_done:,}{total}  {one.n_calls:,} requests  "
+            f"{one.input_tokens + one.cached_tokens + one.written_tokens:,} tokens in  {one.output_tokens:,} out  {usd}  "
+            f"{one.started_at}"
+        )
+    return lines
+
+
+def _versions() -> dict[str, str]:
+    found = {"saeinterp-mcp": VERSION}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
