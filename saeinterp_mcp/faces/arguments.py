@@ -3,7 +3,7 @@
 import difflib
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import NoneType, UnionType
@@ -21,9 +21,22 @@ from saeinterp_mcp.store.served import ServedStores
 COMMON = (
     *("feature", "scope", "window", "min_n", "limit", "cursor", "split", "seed", "store", "where", "given"),
     *("label_id", "note_id", "evidence", "text", "notes", "author", "author_kind", "source", "reason"),
-    "query",
+    *(
+        "query",
+        "status",
+        "worker",
+        "kind",
+        "history",
+        "strategy",
+        "action",
+        "priority",
+        "supports",
+        "refutes",
+    ),
+    *("trial_set", "answers", "n"),
 )
-"""Arguments of nearly every tool: the server's instructions explain them once, the shell's help each time."""
+"""Arguments that the server's instructions explain once, or that their name and the tool's own description explain; the
+shell's help explains each."""
 USUAL = {"scope": "at", "window": 16, "min_n": 20, "split": "explain", "seed": 0}
 """Defaults that the instructions say once."""
 MAX_CHARACTERS = 10_000
@@ -83,7 +96,7 @@ class Entry:
     def input_schema(self) -> dict[str, Any]:
         """JSON schema of the call, as short as it can be, because every host pays for it before the first question.
 
-        No titles; left unsaid are null where it is the default, the type where an enum shows it, bounds, which `check`
+        No titles; left unsaid are null and false where they are the default, the type where an enum shows it, bounds, which `check`
         names when they are passed, and what is said once of all tools (COMMON, USUAL).
         """
         schema: dict[str, Any] = without_titles(self.arguments.model_json_schema())
@@ -115,10 +128,7 @@ class Entry:
             raise BadInput(f"{self.name}: {describe_validation(error)}") from None
         values = {name: getattr(checked, name) for name in fields}
         for name, value in values.items():
-            parts = value if isinstance(value, list) else [value]
-            if (
-                longest := max((len(part) for part in parts if isinstance(part, str)), default=0)
-            ) > MAX_CHARACTERS:
+            if (longest := max(map(len, _strings(value)), default=0)) > MAX_CHARACTERS:
                 raise BadInput(
                     f"{self.name}: {name}: {longest} characters; at most {MAX_CHARACTERS} are taken"
                 )
@@ -180,9 +190,19 @@ def plain_types(info: FieldInfo) -> tuple[Any, ...]:
 
 def _is_text(value: Any) -> bool:
     """Whether all strings in an argument can be written as UTF-8; a raw byte on a command line cannot."""
-    if isinstance(value, list):
-        return all(_is_text(part) for part in value)
-    return not isinstance(value, str) or not any("\ud800" <= c <= "\udfff" for c in value)
+    return not any("\ud800" <= c <= "\udfff" for text in _strings(value) for c in text)
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """Every string in an argument, keys too."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for name, part in value.items():
+            yield from (*_strings(name), *_strings(part))
+    elif isinstance(value, list):
+        for part in value:
+            yield from _strings(part)
 
 
 def _hint(name: str, known: list[str]) -> str:
@@ -212,12 +232,21 @@ def said_once(name: str, description: str | None) -> bool:
 
 def _shortened(name: str, argument: dict[str, Any]) -> dict[str, Any]:
     argument = _without_null(argument)
-    left_out = {"minimum", "maximum", "exclusiveMinimum", "minLength", "maxLength", "minItems", "maxItems"}
+    left_out = {
+        "additionalProperties",
+        "minimum",
+        "maximum",
+        "exclusiveMinimum",
+        "minLength",
+        "maxLength",
+        "minItems",
+        "maxItems",
+    }
     if said_once(name, argument.get("description")):
         left_out |= {"description"}
     if "enum" in argument:
         left_out |= {"type"}
-    if argument.get("default", ...) == USUAL.get(name):
+    if argument.get("default", ...) is False or argument.get("default", ...) == USUAL.get(name):
         left_out |= {"default"}
     return {key: part for key, part in argument.items() if key not in left_out}
 

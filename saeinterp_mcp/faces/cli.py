@@ -6,9 +6,10 @@ import io
 import json
 import logging
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_origin
 
 import typer
 from pydantic.fields import FieldInfo
@@ -20,6 +21,7 @@ from saeinterp_mcp.errors import BadInput, BadStore, SaeInterpError
 from saeinterp_mcp.faces.answering import answer, shown_error
 from saeinterp_mcp.faces.arguments import Entry, commands, plain_types
 from saeinterp_mcp.faces.label_files import label_export, label_import, note_export
+from saeinterp_mcp.operations.progress import told_to
 from saeinterp_mcp.store.served import ServedStores
 
 WRONG_CALL, BAD_STORE = 2, 3
@@ -151,8 +153,11 @@ def _command_of(entry: Entry) -> Callable[..., None]:
             )
         if "image" in fields:
             given["image"] = picture is not None
+        objects = [name for name in given if given[name] is not None and _is_object(fields[name])]
+        given |= {name: _content(given[name]) for name in objects}
         who = {"author": Settings.from_environment().author, "author_kind": "human"}
-        found = answer(entry, stores, given, who)
+        with _progress_shown():
+            found = answer(entry, stores, given, who)
         if picture is not None:
             _write_picture(picture, found.picture)
         _print(found.body, as_json)
@@ -178,7 +183,7 @@ def _command_of(entry: Entry) -> Callable[..., None]:
 def _parameter(name: str, info: FieldInfo, optional: bool = False) -> inspect.Parameter:
     """One argument: `feature` by position, `image` as the file to write, any other `a_b` as --a-b."""
     kinds = plain_types(info)
-    kind: Any = kinds[0] if len(kinds) == 1 else str
+    kind: Any = kinds[0] if len(kinds) == 1 and not _is_object(info) else str
     default = (None if optional else ...) if info.default is PydanticUndefined else info.default
     if name == "feature":
         number = int if default is ... else int | None
@@ -190,6 +195,21 @@ def _parameter(name: str, info: FieldInfo, optional: bool = False) -> inspect.Pa
     if default is None:
         kind = kind | None
     return _keyword(name, Annotated[kind, typer.Option(option, help=info.description)], default)
+
+
+def _is_object(info: FieldInfo) -> bool:
+    """Whether an argument is an object, which the shell takes as JSON."""
+    return any(get_origin(kind) is dict for kind in plain_types(info))
+
+
+def _content(value: str) -> str:
+    """JSON that is given in place, or in a file as @FILE."""
+    if not value.startswith("@"):
+        return value
+    try:
+        return Path(value[1:]).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{value[1:]} cannot be read as text: {error}") from error
 
 
 def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
@@ -211,6 +231,18 @@ def open_stores(wanted: list[str], labels: Path | None) -> tuple[ServedStores, s
         stores.pick(wanted[0])
         return stores, wanted[0]
     return ServedStores.open(wanted, labels), None
+
+
+@contextmanager
+def _progress_shown() -> Iterator[None]:
+    """A line that says how far a long question is, where somebody sits at the terminal."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from saeinterp_mcp.faces.terminal import ProgressLine
+
+    with ProgressLine() as line, told_to(line.show):
+        yield
 
 
 def _print(body: Mapping[str, Any], as_json: bool) -> None:

@@ -1,6 +1,7 @@
 """The MCP face: OPERATIONS as tools, over stdio and streamable HTTP. Only this, `mcp_*` and `skills` import `mcp`."""
 
 import base64
+import contextlib
 import importlib
 import logging
 import re
@@ -13,6 +14,7 @@ from functools import partial
 from typing import Any
 
 import anyio
+import anyio.from_thread
 import anyio.to_thread
 from mcp.server import MCPServer
 from mcp.server.caching import CacheHint
@@ -38,6 +40,7 @@ from saeinterp_mcp.faces.arguments import Entry, entries, without_titles
 from saeinterp_mcp.faces.mcp_offers import add_completions, add_prompts, add_resources
 from saeinterp_mcp.faces.render import as_text
 from saeinterp_mcp.faces.skills import skills_extension
+from saeinterp_mcp.operations.progress import Listener, told_to
 from saeinterp_mcp.store.served import ServedStores
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -93,7 +96,7 @@ class OpTool(Tool):
             ToolError: the caller's mistake, in our words.
             UnexpectedToolError: our bug; the SDK logs its cause with the traceback, the client gets this text alone.
         """
-        call = partial(_call, self._entry, self._stores, arguments)
+        call = partial(_call, self._entry, self._stores, arguments, _teller(context))
         try:
             result = await anyio.to_thread.run_sync(call, limiter=self._limiter)
             self.fn_metadata.convert_result(result)
@@ -105,14 +108,27 @@ class OpTool(Tool):
         return result
 
 
-def _call(entry: Entry, stores: ServedStores, arguments: dict[str, Any]) -> CallToolResult:
+def _call(
+    entry: Entry, stores: ServedStores, arguments: dict[str, Any], listener: Listener
+) -> CallToolResult:
     who = {"author": Settings.from_environment().author, "author_kind": "agent"}
-    found = answer(entry, stores, arguments, who)
+    with told_to(listener):
+        found = answer(entry, stores, arguments, who)
     content: list[ContentBlock] = [TextContent(type="text", text=as_text(found.body))]
     if found.picture is not None:
         data = base64.b64encode(found.picture).decode("ascii")
         content.append(ImageContent(type="image", data=data, mime_type="image/png"))
     return CallToolResult(content=content, structured_content=found.body)
+
+
+def _teller(context: Context[Any, Any]) -> Listener:
+    """Tells the client how far a call is, from the thread that works on it, where the client asked to be told."""
+
+    def tell(n_done: int, n_total: int) -> None:
+        with contextlib.suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
+            anyio.from_thread.run(context.report_progress, float(n_done), float(n_total))
+
+    return tell
 
 
 def build(stores: ServedStores, offered: Sequence[Entry] | None = None) -> MCPServer[Any]:

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import IO, Any
+from typing import IO, Any, Self
 
 from rich import box
 from rich.console import Console
+from rich.progress import Progress, TaskID
 from rich.table import Table
 from rich.text import Text
 
@@ -42,6 +43,29 @@ def show(body: Mapping[str, Any], to: Console, max_rows: int | None = None) -> N
             if hidden := len(part.rows[max_rows:]) if max_rows else 0:
                 to.print(Text(f"... and {hidden} more rows", style="dim"))
     to.print(Text(_joined(about_the_call(body)), style="dim"))
+
+
+class ProgressLine:
+    """How far a question is, on stderr; begun when there is something to tell, and gone at the end."""
+
+    def __init__(self) -> None:
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+
+    def show(self, n_done: int, n_total: int) -> None:
+        """So many steps of so many are done."""
+        if self._progress is None or self._task is None:
+            self._progress = Progress(console=Console(stderr=True), transient=True)
+            self._task = self._progress.add_task("asking", total=n_total)
+            self._progress.start()
+        self._progress.update(self._task, completed=n_done, total=n_total)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._progress is not None:
+            self._progress.stop()
 
 
 def rounded(value: Any) -> str:

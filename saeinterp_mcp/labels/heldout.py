@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 COLUMNS = (
     *("method", "score", "low", "high", "floor", "precision", "recall", "n", "judge", "evidence"),
-    *("made_at", "fingerprint", "auroc", "n_failed", "cost", "baseline"),
+    *("made_at", "fingerprint", "auroc", "n_failed", "cost", "baseline", "n_seen"),
 )
 
 
@@ -23,16 +23,16 @@ def judged_test(method: str, claim: str, judge: str, n: int, seed: int) -> str:
 
 def record_test(database: LabelDatabase, test: HeldoutTest) -> int:
     """Keep a test, once; how many different tests of that feature on that store there are now, this one included."""
+    return database.write(lambda connection: insert_test(connection, test))
+
+
+def insert_test(connection: "sqlite3.Connection", test: HeldoutTest) -> int:
+    """The same, inside a transaction."""
     values = {**test.model_dump(), "made_at": now()}
     names = ", ".join(f'"{name}"' for name in values)
     slots = ", ".join(f":{name}" for name in values)
-    insert = f"INSERT OR IGNORE INTO heldout_tests ({names}) VALUES ({slots})"
-
-    def write(connection: "sqlite3.Connection") -> int:
-        connection.execute(insert, values)
-        return _count(connection, test.store, test.feature)
-
-    return database.write(write)
+    connection.execute(f"INSERT OR IGNORE INTO heldout_tests ({names}) VALUES ({slots})", values)
+    return _count(connection, test.store, test.feature)
 
 
 def n_tests(database: LabelDatabase, lineage: str, feature: int) -> int | None:
@@ -63,6 +63,23 @@ def scores_of(
     return tuple(Score.model_validate(dict(zip((*COLUMNS, "min_n"), row, strict=True))) for row in found)
 
 
+def tests_of(database: LabelDatabase, lineage: str, feature: int) -> list[HeldoutTest]:
+    """All held-out tests of a feature, oldest first."""
+    names = tuple(HeldoutTest.model_fields)
+    columns = ", ".join(f'"{name}"' for name in names)
+    ask = f"SELECT {columns} FROM heldout_tests WHERE store = ? AND feature = ? ORDER BY id"
+
+    def look(connection: "sqlite3.Connection") -> list[HeldoutTest]:
+        found = connection.execute(ask, (lineage, feature))
+        return [HeldoutTest.model_validate(dict(zip(names, row, strict=True))) for row in found]
+
+    return database.read(look, [])
+
+
 def _count(connection: "sqlite3.Connection", lineage: str, feature: int) -> int:
-    count = "SELECT count(DISTINCT test) FROM heldout_tests WHERE store = ? AND feature = ?"
+    """A trial set that was handed out and never graded is a look too: or only good answers would count."""
+    count = (
+        "SELECT (SELECT count(DISTINCT test) FROM heldout_tests WHERE store = ?1 AND feature = ?2) + "
+        "(SELECT count(*) FROM trial_sets WHERE store = ?1 AND feature = ?2 AND graded IS NULL)"
+    )
     return int(connection.execute(count, (lineage, feature)).fetchone()[0])

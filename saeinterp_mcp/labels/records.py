@@ -49,6 +49,8 @@ class Score(Frozen):
     """US dollars; None where nobody knows."""
     baseline: float | None = None
     """Score of the model-free search label on the same trials."""
+    n_seen: int | None = None
+    """Trials of units that an agent was shown before the claim came on record."""
 
     def is_of(self, fingerprint: str | None) -> bool:
         """Whether the test was made on the store as it is now."""
@@ -170,6 +172,8 @@ class HeldoutTest(Frozen):
     """US dollars that the judge was paid."""
     baseline: float | None = None
     """Score of the model-free search label on the same trials."""
+    n_seen: int | None = None
+    """Trials of units that an agent was shown before the claim came on record."""
 
 
 class TrialSetRecord(Frozen):
@@ -189,6 +193,8 @@ class TrialSetRecord(Frozen):
     n: int
     """Trials asked for."""
     seed: int
+    shown: dict[str, tuple[int, ...]]
+    """Trials that were handed out, to the samples they show (rows of the input, which an append does not change)."""
     graded: str | None = None
     """Evidence of the grade; None while no answers came."""
     made_at: str = ""

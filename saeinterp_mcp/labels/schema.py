@@ -154,6 +154,7 @@ _JUDGED = (
     "ALTER TABLE heldout_tests ADD COLUMN n_failed INTEGER",
     "ALTER TABLE heldout_tests ADD COLUMN cost REAL",
     "ALTER TABLE heldout_tests ADD COLUMN baseline REAL",
+    "ALTER TABLE heldout_tests ADD COLUMN n_seen INTEGER",
     "ALTER TABLE label_revisions ADD COLUMN explanation TEXT",
     "ALTER TABLE label_revisions ADD COLUMN cost REAL",
     # the words of labels again, with their explanations
@@ -174,6 +175,7 @@ _JUDGED = (
         label_id TEXT,
         n INTEGER NOT NULL,
         seed INTEGER NOT NULL,
+        shown TEXT NOT NULL,
         graded TEXT,
         made_at TEXT NOT NULL
     ) WITHOUT ROWID

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from saeinterp_mcp.labels.records import RecordedAnswer
 from saeinterp_mcp.operations.base import Result
 from saeinterp_mcp.operations.decoder_influence import decoder_influence
 from saeinterp_mcp.operations.evidence_replay import evidence_replay
@@ -17,6 +18,7 @@ from saeinterp_mcp.operations.group_sweep import group_sweep
 from saeinterp_mcp.operations.label_delete import label_delete
 from saeinterp_mcp.operations.label_get import label_get
 from saeinterp_mcp.operations.label_save import label_save
+from saeinterp_mcp.operations.label_score import label_score, score_again
 from saeinterp_mcp.operations.note_get import note_get
 from saeinterp_mcp.operations.note_save import note_save
 from saeinterp_mcp.operations.queue_next import queue_next
@@ -26,6 +28,7 @@ from saeinterp_mcp.operations.store_status import store_status
 from saeinterp_mcp.operations.test_rule import test_rule
 from saeinterp_mcp.operations.token_influence import token_influence
 from saeinterp_mcp.operations.token_interactions import token_interactions
+from saeinterp_mcp.store.base import Store
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,8 @@ class Operation:
     """Whether the same call again changes nothing more."""
     is_evidence: bool = True
     """Whether its answers are about a store, so that labels can cite them and they can be asked again."""
+    again: Callable[[Store, RecordedAnswer], Result] | None = None
+    """Works a recorded answer out anew, where to make the same call again would ask somebody who is paid."""
 
     @property
     def name(self) -> str:
@@ -77,6 +82,9 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation(stability, "stability", "Is it stable, is it beyond chance"),
     Operation(label_get, "label get", "Read labels", is_evidence=False),
     Operation(label_save, "label save", "Save a label", writes=True, repeatable=False, is_evidence=False),
+    Operation(
+        label_score, "label score", "Test a label's words", writes=True, repeatable=False, again=score_again
+    ),
     Operation(label_delete, "label delete", "Retire or restore a label", writes=True, is_evidence=False),
     Operation(note_get, "note list", "Read notes", is_evidence=False),
     Operation(note_save, "note save", "Write down a note", writes=True, repeatable=False, is_evidence=False),

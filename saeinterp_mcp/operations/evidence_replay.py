@@ -119,6 +119,8 @@ def ask_again(stores: ServedStores, store: Store, recorded: RecordedAnswer, **ch
         )
     arguments = {**recorded.arguments, **changes}
     try:
+        if operation.again is not None:
+            return operation.again(store, recorded)
         if operation.asks_all_stores:
             lineages = recorded.store.split(",")
             about = ServedStores([s for s in stores.by_name.values() if s.lineage in lineages])

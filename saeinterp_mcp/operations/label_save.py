@@ -75,7 +75,7 @@ def label_save(
 ) -> OneLabel:
     """Save a label: a new, competing one, or with label_id the next revision (what is left out stays).
 
-    Status supported needs a held-out test_rule of this very rule and scope, above its floor.
+    Status supported needs a held-out test_rule of this very rule and scope, or label_score, above its floor.
     """
     store.check_feature(feature)
     if label_id is None and not (text and text.strip()):
@@ -173,6 +173,11 @@ def _doubts(store: Store, label: Label, scores: tuple[Score, ...], old_claim: st
         found.append("who wrote it judged it too: nobody else has read the trials")
     if last.method in OF_LIKENESS:
         found.append(f"its test ({last.method}) compares words, nobody judged where it fires")
+    if last.n_seen:
+        found.append(
+            f"{last.n_seen} of the {last.n} trials of its test are of units that an agent had been shown before: of "
+            "what was learnt from them it is no test"
+        )
     if last.precision is not None and last.precision < 0.5:
         found.append(
             f"of the held-out rows where the rule holds only {percent(last.precision)} fire: balanced accuracy "

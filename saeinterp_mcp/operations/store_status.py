@@ -9,8 +9,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from saeinterp_mcp.fingerprint import fingerprint
 from saeinterp_mcp.labels.revisions import current_labels, n_labels_of_others
 from saeinterp_mcp.operations.base import Result, sealed
+from saeinterp_mcp.operations.judging import ledger_of
 from saeinterp_mcp.store.base import Store
 from saeinterp_mcp.store.served import ServedStores
+
+RUNS_SHOWN = 5
 
 
 class FamilyStatus(BaseModel):
@@ -32,6 +35,23 @@ class GroupStatus(BaseModel):
     n_values: int
     primary: bool
     attributes: list[str]
+
+
+class RunShown(BaseModel):
+    """A run that asked language models about a store."""
+
+    model_config = ConfigDict(extra="forbid")
+    run: str
+    kind: str
+    """explain, score; label_score: all that this tool asked."""
+    state: str
+    n_done: int
+    n_total: int | None
+    calls: int
+    tokens: int
+    usd: float | None
+    """None where a price is unknown."""
+    started_at: str
 
 
 class StoreStatus(BaseModel):
@@ -69,6 +89,8 @@ class StoreStatus(BaseModel):
     """Labels in use by status."""
     labels_of_others: int = 0
     """Labels in the same file that belong to another store or build."""
+    runs: list[RunShown] = []
+    """The newest 5."""
     fingerprint: str
 
 
@@ -120,8 +142,11 @@ def _named(check: Any) -> str:
 
 
 def _with_labels(result: StoreStatusResult, chosen: list[Store]) -> StoreStatusResult:
-    """How many labels there are is no part of the evidence, which is about the stores."""
-    stores = [s.model_copy(update=_labels(store)) for s, store in zip(result.stores, chosen, strict=True)]
+    """What labels and runs there are is no part of the evidence, which is about the stores."""
+    stores = [
+        s.model_copy(update={**_labels(store), "runs": _runs(store)})
+        for s, store in zip(result.stores, chosen, strict=True)
+    ]
     warnings = [
         f"store {s.name} has no labels, but its labels file holds {s.labels_of_others} of another store or build; "
         "`saeinterp label export` from that one and `saeinterp label import` bring them over"
@@ -174,6 +199,27 @@ def _labels(store: Store) -> dict[str, Any]:
     counts = Counter(label.status for label in own)
     n_features = len({label.feature for label in own})
     return {"labels": n_features, "label_status": dict(sorted(counts.items())), "labels_of_others": n_others}
+
+
+def _runs(store: Store) -> list[RunShown]:
+    """Read from the ledger, where there is one."""
+    ledger = ledger_of(store)
+    if ledger is None:
+        return []
+    return [
+        RunShown(
+            run=one.run,
+            kind=one.kind,
+            state=one.state,
+            n_done=one.n_done,
+            n_total=one.n_total,
+            calls=one.n_calls,
+            tokens=one.input_tokens + one.output_tokens + one.cached_tokens + one.written_tokens,
+            usd=None if one.usd is None else round(one.usd, 6),
+            started_at=one.started_at,
+        )
+        for one in ledger.runs_of(store.lineage)[:RUNS_SHOWN]
+    ]
 
 
 def _without_files(made_from: dict[str, Any] | None) -> dict[str, Any] | None:

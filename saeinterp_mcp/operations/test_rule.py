@@ -126,7 +126,7 @@ def test_rule(
         "min_n": min_n,
         "seed": seed,
     }
-    return _recorded(asked, sealed(result, store, arguments), arguments, _floor_to_beat(floors))
+    return _recorded(asked, sealed(result, store, arguments), arguments)
 
 
 test_rule.__test__ = False  # type: ignore[attr-defined]  # pytest would take it for a test
@@ -211,16 +211,25 @@ def _summary(asked: AskedRule, found: dict[str, Any], floors: Floors) -> str:
     )
 
 
-def _recorded(asked: AskedRule, result: RuleTest, arguments: dict[str, Any], floor: float) -> RuleTest:
+def _recorded(asked: AskedRule, result: RuleTest, arguments: dict[str, Any]) -> RuleTest:
     """The result with the number of held-out tests, this one among them."""
     store = asked.store
     if asked.split == "explain":
         n_so_far = n_tests(store.labels, store.lineage, asked.feature) if store.labels else None
         return result.model_copy(update={"n_tests_on_heldout": n_so_far})
+    test = as_heldout_test(asked, result, result.evidence, arguments)
+    return result.model_copy(update={"n_tests_on_heldout": record_test(store.need_labels, test)})
+
+
+def as_heldout_test(
+    asked: AskedRule, result: RuleTest, evidence: str, arguments: dict[str, Any]
+) -> HeldoutTest:
+    """The record of a rule's test; `evidence` names the answer that tells of it."""
+    store = asked.store
     where = asked.where.canonical() if asked.where else None
     scope = asked.scoping.in_words(store, asked.reads_tokens)
     body = result.model_dump(mode="json", exclude={"evidence", "n_tests_on_heldout"})
-    test = HeldoutTest(
+    return HeldoutTest(
         store=store.lineage,
         fingerprint=store.fingerprint,
         feature=asked.feature,
@@ -228,21 +237,20 @@ def _recorded(asked: AskedRule, result: RuleTest, arguments: dict[str, Any], flo
         rule=asked.rule.canonical(),
         where=where,
         scope=scope,
-        evidence=result.evidence,
+        evidence=evidence,
         arguments=canonical_json(arguments),
         result=fingerprint(body),
         score=result.balanced_accuracy,
         low=result.low,
         high=result.high,
-        floor=floor,
+        floor=floor_to_beat(result.floors),
         precision=result.precision,
         recall=result.recall,
         n=result.n,
     )
-    return result.model_copy(update={"n_tests_on_heldout": record_test(store.need_labels, test)})
 
 
-def _floor_to_beat(floors: Floors) -> float:
+def floor_to_beat(floors: Floors) -> float:
     """Of a label with this rule: chance alone where the rule claims no more than the best token, else that token."""
     token = floors.best_single_token
     return 0.5 if token is not None and token.same_rows else max([0.5, *_known(token)])

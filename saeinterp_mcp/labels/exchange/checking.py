@@ -108,7 +108,7 @@ def check_test(test: HeldoutTest, n_features: int, where: str) -> None:
         value = getattr(test, name)
         if value is not None and not least <= value <= 1:
             raise BadLine(where, f"{name} is {value}, expected {least} to 1")
-    for name, count in (("n", test.n), ("n_failed", test.n_failed)):
+    for name, count in (("n", test.n), ("n_failed", test.n_failed), ("n_seen", test.n_seen)):
         if count is not None and not 0 <= count < 1 << 53:
             raise BadLine(where, f"{name} is {count}, expected a number of rows"[:200])
     for name, value in (("auroc", test.auroc), ("baseline", test.baseline)):
