@@ -32,7 +32,10 @@ ANSWER_SCHEMA: Final[dict[str, Any]] = {
         "granularity": {"type": "string", "enum": list(get_args(Granularity))},
         "polarity": {"type": "string", "enum": list(get_args(Polarity))},
         "confidence": {"type": "integer", "description": "0 to 100"},
-        "rule": {"type": ["string", "null"], "description": "The claim as a rule, or null"},
+        "rule": {
+            "anyOf": [{"type": "string"}, {"type": "null"}],
+            "description": "The claim as a rule, or null",
+        },
     },
     "required": ["explanation", "label", "granularity", "polarity", "confidence", "rule"],
     "additionalProperties": False,

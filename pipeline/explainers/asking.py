@@ -12,14 +12,15 @@ from saeinterp_mcp.clients.base import Reply, Request
 from saeinterp_mcp.excerpts.draw import Excerpts
 from saeinterp_mcp.store.base import Store
 
-Count = Annotated[int, Field(ge=0, le=100)]
+Count = Annotated[int, Field(ge=0, le=500)]
+AtLeastOne = Annotated[int, Field(ge=1, le=500)]
 
 
 class AskingExplainer(Explainer):
     """Shows excerpts where the feature fires, and more; a language model answers."""
 
     name: ClassVar[str]
-    n_top: Count = 6
+    n_top: AtLeastOne = 6
     """Strongest excerpts."""
     n_spread: Count = 10
     """Excerpts from the whole range of its activations."""

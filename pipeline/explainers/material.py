@@ -25,7 +25,7 @@ def firing_excerpts(excerpts: Excerpts, feature: int, n_top: int, n_spread: int,
     """
     top = excerpts.firing(feature, "explain", n_top, seed, pick="top")
     shown = frozenset(excerpt.unit for excerpt in top)
-    spread = excerpts.firing(feature, "explain", n_spread, seed, pick="spread", avoid=shown)
+    spread = excerpts.firing(feature, "explain", n_spread, seed, avoid=shown) if n_spread else []
     return sorted(_unlike([*top, *spread]), key=lambda excerpt: -excerpt.strongest)
 
 

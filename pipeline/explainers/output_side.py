@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from pipeline.explainers.asking import AskingExplainer, Count
+from pipeline.explainers.asking import AskingExplainer, AtLeastOne, Count
 from saeinterp_mcp.clients.base import Request
 from saeinterp_mcp.excerpts.show import fenced
 from saeinterp_mcp.operations.base import Table
@@ -17,7 +17,7 @@ class OutputSide(AskingExplainer):
     """Shows the tokens that the feature raises and lowers most, and a few excerpts."""
 
     name: ClassVar[str] = "output_side"
-    n_top: Count = 4
+    n_top: AtLeastOne = 4
     n_spread: Count = 2
     n_outputs: int = Field(default=15, ge=1, le=OUTPUTS)
     """Output tokens shown on each side."""

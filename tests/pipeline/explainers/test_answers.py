@@ -54,6 +54,11 @@ def test_the_good_answer_fits_the_schema_and_the_schema_is_strict() -> None:
     assert set(ANSWER_SCHEMA["required"]) == set(ANSWER_SCHEMA["properties"]) == set(GOOD)
 
 
+def test_the_sdk_of_a_provider_takes_the_schema_as_it_is() -> None:
+    anthropic = pytest.importorskip("anthropic")
+    assert anthropic.transform_schema(ANSWER_SCHEMA)["required"] == ANSWER_SCHEMA["required"]
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [

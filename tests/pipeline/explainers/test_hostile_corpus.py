@@ -95,7 +95,7 @@ def test_every_line_of_a_fence_begins_with_words_of_ours(explainer: str, world: 
 @pytest.mark.parametrize("explainer", ["max_activating", "contrastive", "output_side"])
 def test_an_excerpt_has_one_mark_and_it_is_ours(explainer: str) -> None:
     user = asked(explainer, HOSTILE["pets"], CAT).user
-    block = FENCED.findall(user[user.index("where it fires:") :])[0]
+    block = FENCED.findall(user[user.index("where it fires (") :])[0]
     texts = [line for line in block.strip("\n").split("\n") if not line.startswith("activations: ")]
     for text in texts:
         assert (text.count("<<"), text.count(">>")) == (1, 1), text

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from pydantic import ValidationError
 
 from pipeline.explainers import EXPLAINERS
 from pipeline.explainers.max_activating import MaxActivating
@@ -66,8 +67,15 @@ def test_without_families_and_groups_the_language_of_rules_says_so() -> None:
 
 def test_numbers_of_excerpts_are_options() -> None:
     few = MaxActivating(n_top=2, n_spread=1, before=0, after=1).request(store_of("pets"), CAT, 0).user
-    block = few.partition("where it fires:\n<excerpts>\n")[2]
+    block = few.partition("<excerpts>\n")[2]
     assert block.startswith(
         '1: << cat>> sat\nactivations: (" cat", 10)\n2: << cat>> naps\nactivations: (" cat", 8)\n'
     )
     assert "4: " not in block
+
+
+def test_the_strongest_alone_can_be_asked_for() -> None:
+    user = MaxActivating(n_top=1, n_spread=0).request(store_of("pets"), CAT, 0).user
+    assert "where it fires (1):" in user
+    with pytest.raises(ValidationError):
+        MaxActivating(n_top=0)

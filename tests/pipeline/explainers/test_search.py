@@ -92,9 +92,18 @@ def test_a_rule_is_there_only_where_the_name_is_that_of_the_token(name: str) -> 
         assert checked_rule(said.rule, store).canonical() == said.rule == 'token:"a=b"'
 
 
+def test_a_second_name_that_would_make_it_ten_words_is_left_out() -> None:
+    tokens = [("a a a a a a", "b b b b b b", "c", "d")[i % 4] for i in range(200)]
+    samples = tuple(WorldSample((token, f"t{i}"), f"u{i}") for i, token in enumerate(tokens))
+    fires = {(0, i, 0): 1.0 for i, token in enumerate(tokens) if " " in token}
+    said = Search().explain(memory_store(World("set", 1, samples, fires)), 0, 0)
+    assert said.label in ("a a a a a a", "b b b b b b")
+    assert said.rule == f'token:"{said.label}"'
+
+
 def test_a_rule_says_all_of_the_label_or_is_not_there() -> None:
     """The feature fires on two tokens; one is too long to be named whole."""
-    for second, rule in (("b", "token:a or token:b"), ("b" * 100, None)):
+    for second, rule in (("b", "token:b or token:a"), ("b" * 100, None)):
         tokens = [("a", second, "c", "d")[i % 4] for i in range(200)]
         samples = tuple(WorldSample((token, f"t{i}"), f"u{i}") for i, token in enumerate(tokens))
         fires = {(0, i, 0): 1.0 for i, token in enumerate(tokens) if token in ("a", second)}
