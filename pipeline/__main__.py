@@ -1,4 +1,4 @@
-"""The command `saeinterp-pipeline`: build, import, compact, export, train-sae, verify, status, explain, score, runs."""
+"""`saeinterp-pipeline`: build, import, compact, export, train-sae, label, verify, status, explain, score, runs."""
 
 import errno
 import json
@@ -9,8 +9,8 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from pipeline.labeling.command import label
 from pipeline.autointerp.command import explain, runs, score
+from pipeline.labeling.command import label
 from pipeline.training.command import train_sae
 from saeinterp_mcp.errors import BadInput, BadStore, SaeInterpError
 

@@ -98,7 +98,7 @@ def test_links_between_documents_lead_somewhere() -> None:
             assert (path.parent / target).exists(), f"{path.name} links to {target}"
 
 
-@pytest.mark.parametrize("name", ["adding-a-backend.md", "from-the-storage-guide.md"])
+@pytest.mark.parametrize("name", ["adding-a-backend.md", "from-autointerp.md", "from-the-storage-guide.md"])
 def test_the_python_of_a_document_runs_after_its_commands(name: str, workplace: Path) -> None:
     for code in blocks((ROOT / "docs" / name).read_text(encoding="utf-8"), "python"):
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}

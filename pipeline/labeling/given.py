@@ -11,8 +11,8 @@ from saeinterp_mcp.frozen import Frozen
 Section = dict[str, Any]
 TABLES = {".parquet": "parquet", ".jsonl": "jsonl", ".json": "jsonl", ".csv": "csv"}
 """Ending of a file to its format."""
-TOKENS = "tokens"
-"""The column name that means token ids, as in the seed."""
+TOKENS = ("tokens", "token_ids", "input_ids")
+"""Names of a column that mean token ids; the first is the seed's."""
 
 
 class SaeGiven(Frozen):
@@ -48,7 +48,7 @@ def dataset_section(
     Raises:
         BadInput: nothing of that is there.
     """
-    column = {"token_ids" if column_name == TOKENS else "text": column_name}
+    column = {"token_ids" if column_name in TOKENS else "text": column_name}
     path = Path(dataset_path).expanduser()
     if path.is_file():
         if path.suffix not in TABLES:

@@ -18,7 +18,7 @@ from saeinterp_mcp.frozen import Frozen
 
 RUN, STORE, WORK, SAE = "run.yaml", "store", "store.work", "sae"
 """What lies in the output folder."""
-OUTPUTS = {"n_features": 8, "n_samples": 32, "n_samples_per_feature": 2, "min_firing": 4}
+OUTPUTS = {"n_features": 4, "n_samples": 16, "n_samples_per_feature": 2, "min_firing": 4}
 ALLOWED = ("direct_effect",)
 """Checks of the output side, which labels from examples do not read, and for which a small run is too small."""
 
@@ -59,6 +59,8 @@ def make_store(
         UnknownName: the SAE does not have one of the features; said before anything is built.
         BadInput: something given does not fit, or the folder holds the store of another run.
     """
+    from pipeline.sources.pretrained import give_memory_back
+
     output_dir.mkdir(parents=True, exist_ok=True)
     path = output_dir / RUN
     before = _read(path)
@@ -75,6 +77,7 @@ def make_store(
             raise
         raise BadInput(str(error).replace("checks.allow", "allow_checks")) from error
     assert folder is not None, "all stages ran"
+    give_memory_back()
     return MadeStore(folder=folder, n_samples=asked.n_samples, notes=sae.notes)
 
 

@@ -1,5 +1,6 @@
 """What is known of a pretrained model before it is loaded, and what a name on the hub means at this moment."""
 
+import gc
 from pathlib import Path
 from typing import Any, Literal
 
@@ -81,3 +82,12 @@ def model_folder(model: ModelConfig) -> Path:
         return Path(snapshot_download(model.source, revision=model.revision))
     except (OSError, ValueError) as error:
         raise BadInput(f"model: {model.source} could not be read: {error}") from error
+
+
+def give_memory_back() -> None:
+    """Let go of the memory of a GPU that models which are gone held: another process is to load one there."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

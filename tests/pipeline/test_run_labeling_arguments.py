@@ -180,9 +180,12 @@ def test_a_dataset_is_a_file_or_a_folder_of_any_kind_that_the_pipeline_reads(
     assert found == {**expected, "path": where, "text": "body"}
 
 
-def test_the_column_tokens_holds_token_ids_as_in_the_seed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("column", ["tokens", "token_ids", "input_ids"])
+def test_the_column_tokens_holds_token_ids_as_in_the_seed(column: str, tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_text("", encoding="utf-8")
-    assert dataset_section(str(tmp_path / "a.parquet"), "tokens", None, {})["token_ids"] == "tokens"
+    found = dataset_section(str(tmp_path / "a.parquet"), column, None, {})
+    assert found["token_ids"] == column
+    assert "text" not in found
 
 
 def test_a_hub_name_keeps_the_commit_that_the_run_began_with() -> None:
