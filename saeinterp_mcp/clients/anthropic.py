@@ -95,12 +95,11 @@ class AnthropicClient(BatchClient):
     async def submit(self, requests: Mapping[str, Request], mark: str) -> str:
         """The provider keeps no mark; `find` tells a batch by its ids."""
         check_ids(requests, MOST_IN_BATCH)
-        without = self.refusals.known
+        sdk, without = self._open(), self.refusals.known
         asked: Any = [
             {"custom_id": name, "params": self._body(one, without)} for name, one in requests.items()
         ]
         check_size(len(json.dumps({"requests": asked})), MOST_BYTES_IN_BATCH, len(asked))
-        sdk = self._open()
         from anthropic import AnthropicError
 
         try:  # a second try of the SDK's could be a second batch

@@ -12,10 +12,8 @@ from saeinterp_mcp.clients.outcomes import answered, brief, sendable
 from saeinterp_mcp.clients.worker_process import TooSlow, WorkerProcess, missing
 from saeinterp_mcp.errors import BadInput, Unavailable
 
-LOSS_SECONDS = 120.0
-"""For a batch of texts."""
-LOSS_BATCH = 16
-"""Texts in one request to the child."""
+LOSS_SECONDS = 60.0
+LOSS_SECONDS_A_TEXT = 5.0
 
 
 class LocalClient(Client):
@@ -55,7 +53,8 @@ class LocalClient(Client):
         return _read(answer)
 
     async def close(self) -> None:
-        """End the child, after the question it is at; the next question starts another."""
+        """End the child, in the middle of a question too; the next question starts another."""
+        self._process.kill()
         await asyncio.to_thread(self._process.close)
 
 
@@ -86,11 +85,9 @@ class TextModel:
             Unavailable: it cannot be used here, or failed.
         """
         _check(self.name, self.why_not())
-        found: list[float | None] = []
-        for start in range(0, len(texts), LOSS_BATCH):
-            asked = {"prefix": prefix, "texts": list(texts[start : start + LOSS_BATCH])}
-            found += self._process.ask({"loss": asked, "model": self._model}, LOSS_SECONDS)["losses"]
-        return found
+        asked = {"loss": {"prefix": prefix, "texts": list(texts)}, "model": self._model}
+        limit = LOSS_SECONDS + LOSS_SECONDS_A_TEXT * len(texts)
+        return list(self._process.ask(asked, limit)["losses"])
 
     def close(self) -> None:
         """End the child; the next use starts another."""

@@ -14,15 +14,17 @@ openai:MODEL@URL           any server that speaks OpenAI's API, as in openai:qwe
 local:DIR                  a causal language model in a Hugging Face folder; needs pip install 'saeinterp-mcp[pipeline]'
 recorded:FILE              replies that were written down"""
 """Every form, one a line."""
+REMOTE_SECONDS = 120.0
+LOCAL_SECONDS = 600.0
 _REMOTE = re.compile(r"(?P<model>.+?)(?:@(?P<url>https?://.+))?", re.DOTALL)
 
 
-def open_client(spec: str, *, timeout_seconds: float = 120.0, max_retries: int = 2) -> Client:
+def open_client(spec: str, *, timeout_seconds: float | None = None, max_retries: int = 2) -> Client:
     """The client of a spec (SPECS). No SDK is imported and nothing is asked yet; `why_not` tells what is missing.
 
     Args:
         spec: as in `anthropic:claude-haiku-4-5`.
-        timeout_seconds: limit of one try at a question.
+        timeout_seconds: limit of one try at a question; where not given, 120 of a provider, 600 of a local model.
         max_retries: of the provider's SDK, where trying again can help (429, 5xx, connections).
 
     Raises:
@@ -38,15 +40,16 @@ def open_client(spec: str, *, timeout_seconds: float = 120.0, max_retries: int =
     if kind == "local":
         from saeinterp_mcp.clients.local import LocalClient
 
-        return LocalClient(Path(rest).expanduser())
+        return LocalClient(Path(rest).expanduser(), timeout_seconds or LOCAL_SECONDS)
     model, url = _remote(spec, rest)
+    seconds = timeout_seconds or REMOTE_SECONDS
     if kind == "anthropic":
         from saeinterp_mcp.clients.anthropic import AnthropicClient
 
-        return AnthropicClient(model, url, timeout_seconds, max_retries)
+        return AnthropicClient(model, url, seconds, max_retries)
     from saeinterp_mcp.clients.openai import OpenAIClient
 
-    return OpenAIClient(model, url, timeout_seconds, max_retries)
+    return OpenAIClient(model, url, seconds, max_retries)
 
 
 def _remote(spec: str, rest: str) -> tuple[str, str | None]:

@@ -39,6 +39,7 @@ class WorkerProcess:
         self._command, self._start_seconds = tuple(command), start_seconds
         self._lock = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
+        self._killed: subprocess.Popen[bytes] | None = None
         self._stderr: IO[bytes] | None = None
 
     @property
@@ -84,6 +85,12 @@ class WorkerProcess:
         with self._lock:
             self._end()
 
+    def kill(self) -> None:
+        """End the child now, and fail the request that it is at."""
+        self._killed = self._child
+        if self._killed is not None:
+            self._killed.kill()
+
     def _exchange(self, request: dict[str, Any], seconds: float) -> dict[str, Any]:
         child, limit = self._child, seconds
         if child is None or child.poll() is not None:
@@ -110,6 +117,8 @@ class WorkerProcess:
             timer.cancel()
         if line.endswith(b"\n"):
             return dict(json.loads(line))
+        if child is self._killed:
+            raise Unavailable("the worker was stopped in the middle of a request")
         if late.is_set():
             raise TooSlow(
                 f"the worker did not answer within {limit:g} s and was stopped; ask for less, or try again"
