@@ -41,7 +41,7 @@ class RunLock:
             file = path.open("ab")
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if _is_at(path, file):
+                if is_at(path, file):
                     return cls(path, file)
             except BlockingIOError:
                 if time.monotonic() >= until:
@@ -71,7 +71,7 @@ def is_held(path: Path) -> bool:
         return False
 
 
-def _is_at(path: Path, file: IO[bytes]) -> bool:
+def is_at(path: Path, file: IO[bytes]) -> bool:
     """Whether a file is still there under its name: the one before may have taken it away meanwhile."""
     try:
         there = path.stat()

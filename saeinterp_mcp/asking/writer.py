@@ -60,6 +60,7 @@ class Writer:
                 try:
                     if connection is None:
                         connection = self._file.guarded(self._file.open)
+                        connection.execute("PRAGMA synchronous = FULL")
                     results = self._file.guarded(lambda c=connection, j=jobs: _all(c, j))  # type: ignore[misc]
                 except BaseException as error:
                     for _, done in jobs:

@@ -77,7 +77,10 @@ class LabelFile(SqliteFile, LabelDatabase):
     """Labels in a file."""
 
     noun = "labels file"
-    purpose = "Labels, notes, held-out tests and evidence are kept there; name a file that can be written with --labels FILE"
+    purpose = (
+        "Labels, notes, held-out tests and evidence are kept there; name a file that can be written with "
+        "--labels FILE"
+    )
     advice = "Restore it from a copy, move it away, or name another file with --labels."
     newer = "A newer saeinterp wrote it: use that one, or name another file with --labels."
     application_id = APPLICATION_ID

@@ -309,8 +309,8 @@ def test_a_batch_that_was_left_is_counted_once_when_it_comes(ledger: Ledger) -> 
     with pytest.raises(Unavailable), a_run(ledger) as run:
         batched(client, run, 1, 2)
     with a_run(ledger) as run:
-        asker = Asker(client, run, Budget(max_tokens=400), pace=QUICK)
-        assert asker.account.spent.tokens == 2 * 141
+        asker = Asker(client, run, Budget(max_tokens=460), pace=QUICK)
+        assert asker.account.spent.tokens == 2 * 152
 
         async def work() -> list[Reply]:
             async with asker:
@@ -319,7 +319,7 @@ def test_a_batch_that_was_left_is_counted_once_when_it_comes(ledger: Ledger) -> 
         assert asyncio.run(work()) == said(1, 2, 3)
         assert asker.account.spent.tokens == 3 * 13
         with pytest.raises(BudgetReached):
-            asker.account.reserve_now(0, asker.account.spent._replace(tokens=362))
+            asker.account.reserve_now(0, asker.account.spent._replace(tokens=422))
 
 
 def test_results_that_the_provider_has_thrown_away_are_lost_in_the_end(ledger: Ledger) -> None:

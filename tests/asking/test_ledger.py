@@ -12,13 +12,15 @@ from pathlib import Path
 
 import pytest
 
+from saeinterp_mcp.asking import calls
 from saeinterp_mcp.asking.asker import Asker, ask_all
-from saeinterp_mcp.asking.budget import Budget
+from saeinterp_mcp.asking.budget import Budget, size_of
+from saeinterp_mcp.asking.calls import Item
 from saeinterp_mcp.asking.ledger import Ledger, ledger_beside
 from saeinterp_mcp.asking.prices import load_prices
-from saeinterp_mcp.asking.runs import RunLock, is_held
+from saeinterp_mcp.asking.runs import RunLock, is_at, is_held
 from saeinterp_mcp.asking.schema import MIGRATIONS
-from saeinterp_mcp.clients.base import Reply, Usage
+from saeinterp_mcp.clients.base import Reply, Request, Usage
 from saeinterp_mcp.errors import BadInput, BadStore
 from saeinterp_mcp.labels.database import LabelFile
 from tests.asking.provider import NAME, question
@@ -28,7 +30,8 @@ from tests.conftest import ROOT
 HOLDER = """
 import sys
 from pathlib import Path
-from saeinterp_mcp.asking.budget import Budget
+from saeinterp_mcp.asking.budget import Budget, size_of
+from saeinterp_mcp.asking.calls import Item
 from saeinterp_mcp.asking.ledger import Ledger
 run = Ledger(Path(sys.argv[1])).begin("test", {"name": "one"}, "lineage", "fingerprint", 5)
 print(run.run, flush=True)
@@ -289,3 +292,41 @@ def test_a_status_is_json(ledger: Ledger) -> None:
         asked(Scripted(), run, 1)
     (status,) = ledger.runs_of("lineage")
     assert json.loads(status.model_dump_json())["state"] == "done"
+
+
+def test_a_lock_file_that_was_taken_away_meanwhile_is_not_the_lock(tmp_path: Path) -> None:
+    """Opened before the one before let go of it, locked after: another process may hold the new one by then."""
+    path = tmp_path / "lock"
+    with path.open("ab") as opened:
+        assert is_at(path, opened)
+        path.unlink()
+        assert not is_at(path, opened)
+        path.write_bytes(b"")
+        assert not is_at(path, opened)
+
+
+def test_what_became_uncertain_after_it_was_looked_up_is_not_claimed(ledger: Ledger) -> None:
+    item, key = Item(1, "test", question(1)), question(1).key(NAME)
+    with a_run(ledger) as run:
+
+        def claim(connection: sqlite3.Connection, never_repeat: bool) -> int | None:
+            return calls.claim(connection, run.run, NAME, key, item, size_of(item.request), never_repeat)
+
+        assert ledger.write(lambda c: claim(c, True)) == 1
+        assert ledger.write(lambda c: claim(c, False)) is None, "it is under way"
+        ledger.write(lambda c: calls.lose(c, "run = ?", run.run))
+        assert ledger.write(lambda c: claim(c, True)) is None
+        assert ledger.write(lambda c: claim(c, False)) == 2
+        (status,) = ledger.runs_of("lineage")
+        assert (status.n_calls, status.n_uncertain, status.n_under_way, status.n_asked_again) == (2, 1, 1, 1)
+
+
+def test_text_that_no_file_takes_is_kept_all_the_same(ledger: Ledger) -> None:
+    odd = 'half \ud83d, a "quote", \x00 and \u2028'
+    reply = Reply(outcome="answered", text=json.dumps({"a": odd}), value={"a": odd}, usage=None)
+    client = Scripted(lambda *_: reply)
+    with a_run(ledger) as run:
+        asker = Asker(client, run)
+        request = Request(system=odd, user=odd, answer_schema={})
+        assert ask_all(asker, [(1, "test", request)]) == [reply]
+        assert ledger.reply(request.key(NAME)) == reply
