@@ -68,9 +68,12 @@ def _short_enough(words: tuple[SearchWord, ...]) -> tuple[SearchWord, ...]:
 
 
 def _in_words(store: Store, found: SearchLabel, words: tuple[SearchWord, ...]) -> str:
-    where = "the text around holds" if store.is_sequence else "the sample holds"
+    where = "the sample holds"
+    if store.is_sequence:
+        where = "the firing token is" if found.scope == "token" else "the text around holds"
+    what = "tokens" if found.scope == "token" else "excerpts"
     shares = [
-        f"{word.word} ({_percent(word.n_firing_excerpts, found.n_firing_excerpts)} of excerpts where it fires, "
+        f"{word.word} ({_percent(word.n_firing_excerpts, found.n_firing_excerpts)} of {what} where it fires, "
         f"{_percent(word.n, found.n_background)} of all)"
         for word in words
     ]

@@ -28,6 +28,8 @@ ROWS_OF_SIMILAR = 512
 """Rows that are considered of each."""
 COMMON = 2**22
 """Firings from which on a similar feature is passed over: to read it takes too long."""
+TURNS = 16
+"""Rows of a slice that are tried before any other slice may stand in for it."""
 DIGITS = 9
 NOBODY: frozenset[int] = frozenset()
 
@@ -197,8 +199,7 @@ class _Taken:
 
     def take(self, rows: Ints, n: int) -> bool:
         """Take from `rows` in their order until there are `n`; whether there are."""
-        step = 32
-        start = 0
+        step, start = 64, 0
         while start < len(rows) and len(self.rows) < n:
             self._take_part(rows[start : start + step], n)
             start, step = start + step, min(4 * step, POOL)
@@ -239,10 +240,14 @@ def _take_spread(
     """One from each of `n` slices of a bounded draw of the firings; what slices lack comes from any of them."""
     drawn = np.sort(_some(np.arange(len(rows)), POOL, generator))
     ordered = rows[drawn[np.argsort(-values[drawn], kind="stable")]]
-    slices = [generator.permutation(part) for part in np.array_split(ordered, min(n, len(ordered)))]
+    left = [generator.permutation(part) for part in np.array_split(ordered, min(n, len(ordered)))]
     # in random order: where units are few, no end of the range comes first
-    for i in generator.permutation(len(slices)):
-        taken.take(slices[i], len(taken.rows) + 1)
+    left = [left[i] for i in generator.permutation(len(left))]
+    for turn in range(TURNS):
+        left = [part for part in left if turn < len(part)]
+        taken.take(np.array([part[turn] for part in left], np.int64), n)
+        done = set(taken.rows)
+        left = [part for part in left if int(part[turn]) not in done]
     taken.take(generator.permutation(ordered), n)
 
 

@@ -40,17 +40,18 @@ def words_of_text(excerpt: Excerpt) -> Words:
     text = "".join(pieces)
     cut = _LETTERS.match(text) if excerpt.start > 0 else None
     found = list(_WORD.finditer(text, cut.end() if cut else 0))
-    held = {match.group().lower() for match in found} | {quoted(p) for p in pieces if _is_sign(p)}
+    signs = (_sign(piece) for piece in pieces)
+    held = {match.group().lower() for match in found} | {sign for sign in signs if sign is not None}
     begin = sum(map(len, pieces[:own]))
     end = begin + len(pieces[own])
-    here = next((m.group().lower() for m in found if m.start() < end and m.end() > begin), None)
-    if here is None and _is_sign(pieces[own]):
-        here = quoted(pieces[own])
+    here = next((m.group().lower() for m in found if m.start() < end and m.end() > begin), _sign(pieces[own]))
     return Words(frozenset(held), frozenset() if here is None else frozenset([here]))
 
 
 def _pieces(excerpt: Excerpt) -> tuple[list[str], int]:
     """Tokens, runs of bytes joined to characters, and which piece the excerpt's own token is in."""
+    if not any(token.startswith("<0x") for token in excerpt.tokens):
+        return [token[:MAX_TOKEN] for token in excerpt.tokens], excerpt.at
     pieces: list[str] = []
     own = 0
     for are_bytes, run in groupby(enumerate(excerpt.tokens), key=lambda pair: bool(_BYTE.fullmatch(pair[1]))):
@@ -61,8 +62,10 @@ def _pieces(excerpt: Excerpt) -> tuple[list[str], int]:
     return pieces, own
 
 
-def _is_sign(piece: str) -> bool:
-    return not _LETTERS.search(_BYTE.sub("", piece))
+@lru_cache(maxsize=2**16)
+def _sign(piece: str) -> str | None:
+    """The name of a piece without letters."""
+    return None if _LETTERS.search(_BYTE.sub("", piece)) else quoted(piece)
 
 
 def quoted(token: str) -> str:

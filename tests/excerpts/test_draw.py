@@ -190,6 +190,22 @@ def test_a_feature_that_is_hardly_ever_silent_is_searched_to_the_end() -> None:
     assert found.start + len(found.tokens) <= 80
 
 
+def test_more_rows_are_drawn_until_a_silent_excerpt_is_found() -> None:
+    # every other position fires, but for a stretch that has room for two excerpts
+    fires = {(s, p): 1.0 for s in range(20) for p in range(0, 80, 2) if not (s == 7 and 40 <= p < 72)}
+    store = memory_store(line(20, 80, fires))
+    split: ExcerptSplit = "explain" if in_explain(unit_hash("u7", 0)) else "heldout"
+    for seed in range(10):
+        (found,) = Excerpts(store).silent(0, split, "random", 1, seed)
+        assert found.start + found.at in (63, 64)
+
+
+def test_what_holds_nothing_that_goes_with_the_feature_is_no_near_miss() -> None:
+    store = memory_store(line(30, 3, {(s, 1): 1.0 for s in range(0, 30, 2)}))
+    assert Excerpts(store).silent(0, "explain", "near_miss", 5, 0) == []
+    assert len(Excerpts(store).silent(0, "explain", "random", 5, 0)) == 5
+
+
 def test_near_misses_hold_what_goes_with_the_feature_and_similar_ones_where_a_like_feature_fires() -> None:
     generator = np.random.default_rng(0)
     samples, fires = [], {}

@@ -5,9 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from saeinterp_mcp.analysis.splits import in_explain, unit_hash
 from saeinterp_mcp.errors import BadInput, NotInStore, UnknownName
 from saeinterp_mcp.excerpts.draw import Excerpts
-from saeinterp_mcp.excerpts.records import Excerpt
+from saeinterp_mcp.excerpts.pool import excerpt_log_odds
+from saeinterp_mcp.excerpts.records import SILENT_KINDS, Excerpt
 from saeinterp_mcp.excerpts.search_label import predicts, search_label
 from saeinterp_mcp.excerpts.words import Vocabulary, read_vocabulary, words_of_text
 from saeinterp_mcp.store.base import Store
@@ -113,6 +115,44 @@ def test_a_corpus_of_one_word_and_a_dead_feature_say_why_there_is_no_label() -> 
     assert label.text is None or label.text == '","'
     with pytest.raises(UnknownName):
         search_label(store, 4)
+
+
+def test_what_explainers_see_does_not_depend_on_the_heldout_split() -> None:
+    """Two worlds that differ in every heldout sample: other tokens, other activations."""
+    generator = np.random.default_rng(0)
+    both = []
+    for other in (False, True):
+        draw = np.random.default_rng(1)
+        samples = []
+        fires: dict[tuple[int, int, int], float] = {}
+        for s in range(200):
+            tokens = draw.choice(FILLER, 12).tolist()
+            at = int(draw.integers(0, 12))
+            tokens[at] = " from"
+            fires |= {(0, s, at): 1.0 + draw.random(), (1, s, at): 2.0} if s % 3 == 0 else {(1, s, at): 1.0}
+            if other and not in_explain(unit_hash(f"u{s}", 0)):
+                tokens = [" from" if generator.random() < 0.5 else " evil" for _ in tokens]
+                fires |= {(f, s, p): 9.0 for f in (0, 1) for p in range(12) if generator.random() < 0.5}
+            samples.append(WorldSample(tuple(tokens), f"u{s}"))
+        both.append(memory_store(World("sequence", 2, tuple(samples), fires)))
+    for feature in (0, 1):
+        label, same = (search_label(store, feature) for store in both)
+        assert label == same
+        assert label.text is not None
+        for kind in SILENT_KINDS:
+            drawn = [Excerpts(store).silent(feature, "explain", kind, 9, 0) for store in both]
+            assert drawn[0] == drawn[1]
+        drawn = [Excerpts(store).firing(feature, "explain", 9, 0) for store in both]
+        assert drawn[0] == drawn[1]
+    assert len(Excerpts(both[0]).silent(0, "explain", "similar", 9, 0)) == 9
+    odds = [excerpt_log_odds(store, 0, 24, 7, 0) for store in both]
+    by_token = [
+        {t: o for t, o in zip(store.tokens, weights, strict=True) if t != " evil"}
+        for store, weights in zip(both, odds, strict=True)
+        if weights is not None
+    ]
+    assert len(by_token) == 2
+    assert by_token[0] == by_token[1]
 
 
 def test_where_every_excerpt_holds_the_word_it_is_looked_for_at_the_tokens_that_fire() -> None:

@@ -41,6 +41,12 @@ def test_marked_neighbours_are_one_mark() -> None:
     assert marked(EXCERPT, at) == "<s><<def f>>(<<x>>):⏎    é\\u{202e}evil"
 
 
+def test_a_single_sign_that_touches_a_mark_is_spelled_otherwise() -> None:
+    excerpt = Excerpt(0, 0, 0, 0, ("a<", "<b>", ">c <d>"), (0.0,) * 3)
+    assert marked(excerpt, [False, True, False]) == "a‹<<‹b›>>›c <d>"
+    assert marked(excerpt, [True, False, True]) == "<<a<>><b><<>c <d›>>"
+
+
 def test_an_explainer_sees_the_firing_token_and_what_fires_from_1_to_10() -> None:
     assert with_activations(EXCERPT, 4.2) == (
         '<s><<def>> f(x):⏎    é\\u{202e}evil\nactivations: ("def", 10), (" f", 5), ("⏎    ", 1)'
