@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 from saeinterp_mcp.excerpts.records import Excerpt
 from saeinterp_mcp.excerpts.search_label import SearchLabel, predicts, search_label
@@ -27,8 +28,14 @@ def baseline_answers(
         NotInStore: the store is sampled.
         UnknownName: no such feature.
     """
-    label = search_label(store, feature, seed=seed)
+    label = _label_of(store, feature, seed)
     return {t.trial_id: _answer(store, label, scorer.name, t) for t in trials}
+
+
+@lru_cache(maxsize=256)
+def _label_of(store: Store, feature: int, seed: int) -> SearchLabel:
+    """Kept for the other tests of a feature: it takes longer than anything else in a test."""
+    return search_label(store, feature, seed=seed)
 
 
 def _answer(store: Store, label: SearchLabel, name: str, trial: Trial) -> Answer:

@@ -65,9 +65,7 @@ class Fuzzing(YesOrNo):
         kept = Excerpts(store)
         right, wrong = _firing(store, feature, half_of(n), seed)
         generator = rng(seed, "tokens marked wrongly", feature)
-        silent = silent_excerpts(
-            kept, feature, len(right) - len(wrong), seed, units_of(right) | units_of(wrong)
-        )
+        silent = silent_excerpts(kept, feature, len(right) - len(wrong), seed, right, units_of(wrong))
         candidates = [("wrong_mark", _cut_elsewhere(e, generator)) for e in wrong]
         candidates += [(kind, [e]) for kind, e in silent]
         mixed = [candidates[i] for i in generator.permutation(len(candidates))]

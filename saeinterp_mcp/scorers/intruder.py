@@ -12,7 +12,7 @@ from saeinterp_mcp.excerpts.show import plain
 from saeinterp_mcp.scorers.base import Answer, Grade, InvalidAnswer, Scorer, Trial
 from saeinterp_mcp.scorers.grading import MIN_PER_CLASS, grade_choices, is_number
 from saeinterp_mcp.scorers.judging import answers_schema, ask, read_answers
-from saeinterp_mcp.scorers.trials import Part, equal, firing_excerpts, in_order, silent_excerpts, units_of
+from saeinterp_mcp.scorers.trials import Part, equal, firing_excerpts, in_order, silent_excerpts
 from saeinterp_mcp.store.base import Store
 
 N_FIRING = 4
@@ -35,7 +35,7 @@ class Intruder(Scorer):
             raise BadInput(f"a test of {n} trials cannot be graded: ask for {MIN_PER_CLASS} or more")
         kept = Excerpts(store)
         firing = firing_excerpts(kept, feature, N_FIRING * n, seed, N_FIRING * MIN_PER_CLASS)
-        silent = silent_excerpts(kept, feature, len(firing) // N_FIRING, seed, units_of(firing))
+        silent = silent_excerpts(kept, feature, len(firing) // N_FIRING, seed, firing, frozenset())
         n_trials = equal(kept, feature, len(firing) // N_FIRING, len(silent))
         parts = []
         for i, (kind, stranger) in enumerate(silent[:n_trials]):

@@ -14,7 +14,7 @@ from saeinterp_mcp.scorers.base import Answer, InvalidAnswer, Trial
 
 ANSWER_HEADING = "## Answer"
 MAX_CLAIM = 2000
-_CLAIM = re.compile(r"<(?=[\s/]*claim)", re.IGNORECASE)
+_FENCE = re.compile(r"<(?=[\s/]*(?:claim|excerpts))", re.IGNORECASE)
 
 TEXTS: Mapping[str, str] = {
     "where": "at each token of a text",
@@ -135,9 +135,9 @@ def _claim(claim: str | None) -> str | None:
     if claim is None:
         return None
     text = shortened(visible(" ".join(claim.split())), MAX_CLAIM)
-    return f"<claim>\n{_CLAIM.sub('‹', text)}\n</claim>"
+    return f"<claim>\n{_FENCE.sub('‹', text)}\n</claim>"
 
 
 def _shown(trials: Sequence[Trial]) -> str:
-    lines = [_CLAIM.sub("‹", t.shown) for t in trials]
+    lines = [_FENCE.sub("‹", t.shown) for t in trials]
     return fenced(lines, [t.trial_id for t in trials])

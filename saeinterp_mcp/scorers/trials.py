@@ -13,6 +13,8 @@ from saeinterp_mcp.scorers.base import Answer, Trial
 from saeinterp_mcp.scorers.grading import MIN_PER_CLASS
 
 HELDOUT: Final = "heldout"
+DRAWN_FOR_ONE = 4
+"""Silent excerpts that one of the right length is chosen from."""
 T = TypeVar("T")
 
 
@@ -57,7 +59,7 @@ def firing_and_silent(
         NotInStore: the feature fires, or is silent, in too few units.
     """
     firing = firing_excerpts(excerpts, feature, half_of(n), seed)
-    silent = silent_excerpts(excerpts, feature, len(firing), seed, units_of(firing))
+    silent = silent_excerpts(excerpts, feature, len(firing), seed, firing, frozenset())
     n_each = equal(excerpts, feature, len(firing), len(silent))
     return [fires(e) for e in spread(firing, n_each)] + [rests(k, e) for k, e in silent[:n_each]]
 
@@ -95,20 +97,49 @@ def firing_excerpts(
 
 
 def silent_excerpts(
-    excerpts: Excerpts, feature: int, n: int, seed: int, avoid: frozenset[int]
+    excerpts: Excerpts, feature: int, n: int, seed: int, like: Sequence[Excerpt], avoid: frozenset[int]
 ) -> list[tuple[SilentKind, Excerpt]]:
-    """Up to `n`, a third of each kind; what one kind cannot give comes from the others. By turns of the kinds."""
+    """Up to `n`, a third of each kind; what one kind cannot give comes from the others. By turns of the kinds.
+
+    A short excerpt is more easily silent than a long one, and short samples have short excerpts; so that length tells
+    nothing, more are drawn than needed, and those as long as firing ones are taken. The size of a set is left alone.
+
+    Args:
+        excerpts: of the store.
+        feature: which.
+        n: how many.
+        seed: of the draws.
+        like: firing excerpts.
+        avoid: units not to take, beside those of `like`.
+    """
+    places = rng(seed, "lengths of silent excerpts", feature).permutation(max(n, len(like)))
+    lengths = [len(like[place % len(like)].tokens) for place in places.tolist()][:n] if like else []
     found: dict[SilentKind, list[Excerpt]] = {kind: [] for kind in SILENT_KINDS}
     # the rarest first, so that the plentiful ones leave them their units
-    for least in (False, True):
+    for takes_rest in (False, True):
         for i, kind in enumerate(reversed(SILENT_KINDS)):
             lacking = n - sum(map(len, found.values()))
-            wanted = lacking if least else (n + i) // len(SILENT_KINDS)
+            wanted = lacking if takes_rest else min(lacking, (n + i) // len(SILENT_KINDS))
             if wanted > 0:
-                taken = avoid | units_of([e for part in found.values() for e in part])
-                found[kind] += excerpts.silent(feature, HELDOUT, kind, wanted, seed, taken)
+                taken = avoid | units_of(like) | units_of([e for part in found.values() for e in part])
+                drawn = excerpts.silent(feature, HELDOUT, kind, DRAWN_FOR_ONE * wanted, seed, taken)
+                if excerpts.store.is_sequence:
+                    found[kind] += _as_long(drawn, lengths, wanted)
+                else:
+                    found[kind] += drawn[:wanted]
     by_turns = [(i, kind, e) for kind, part in found.items() for i, e in enumerate(part)]
     return [(kind, e) for _, kind, e in sorted(by_turns, key=lambda entry: entry[0])]
+
+
+def _as_long(drawn: Sequence[Excerpt], lengths: list[int], n: int) -> list[Excerpt]:
+    """For each of the next `n` lengths, which are used up, the first excerpt that is nearest to it."""
+    left = list(drawn)
+    found: list[Excerpt] = []
+    while left and len(found) < n:
+        length = lengths.pop()
+        best = min(range(len(left)), key=lambda i: abs(len(left[i].tokens) - length))
+        found.append(left.pop(best))
+    return found
 
 
 def equal(excerpts: Excerpts, feature: int, n_firing: int, n_silent: int) -> int:

@@ -146,6 +146,8 @@ def test_an_oracle_scores_one_and_a_liar_the_opposite() -> None:
         oracle = grader(trials, {t.trial_id: t.truth for t in trials})
         liar = grader(trials, {t.trial_id: 1 - t.truth for t in trials if not isinstance(t.truth, list)})
         assert (oracle.score, oracle.auroc, oracle.high) == (1.0, 1.0, 1.0)
+        assert [kind["right"] for kind in oracle.by_kind.values()] == [1.0, 1.0]
+        assert [kind["right"] for kind in liar.by_kind.values()] == [0.0, 0.0]
         assert (liar.score, liar.auroc, liar.low) == (0.0, 0.0, 0.0)
         # 20 of 20 right: the rule of three says what else there may be
         assert oracle.low == pytest.approx(1 - 3 / 20, abs=0.05)
@@ -241,8 +243,7 @@ def test_numbers_that_do_not_vary_score_the_floor_and_have_no_interval() -> None
 
 def test_predictions_that_never_meet_an_activation_do_not_prove_a_negative_correlation() -> None:
     trials = numbers_of(40, 16)
-    said: dict[str, Answer] = {t.trial_id: [0.0] * 16 for t in trials}
-    said["t2"] = [0.0] * 15 + [9.0]
+    said: dict[str, Answer] = {t.trial_id: [0.0] * 15 + [9.0 if t.kind == "random" else 0.0] for t in trials}
     grade = grade_numbers(trials, said)
     assert grade.score is not None
     assert -0.1 < grade.score < 0
@@ -275,6 +276,7 @@ def test_kinds_of_a_simulation_say_how_much_was_predicted_on_them() -> None:
         ("simulation", {"t1": 0.5}, "is 0.5, and has to be a list of 4 numbers, one for each token"),
         ("simulation", {"t1": [0.0] * 5}, "is a list of 5 numbers, and has to hold 4"),
         ("simulation", {"t1": [0.0, 11.0, 0, 0]}, "is a list with 11.0; its numbers are from 0 to 10"),
+        ("intruder", {"t1": 0}, "is 0, and has to be a whole number from 1 to 5"),
         ("intruder", {"t1": 6}, "is 6, and has to be a whole number from 1 to 5"),
         ("intruder", {"t1": 2.5}, "is 2.5, and has to be a whole number"),
     ],

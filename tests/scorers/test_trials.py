@@ -41,6 +41,7 @@ def test_activations_are_those_of_the_world_and_silent_is_silent(
             tokens = written.samples[source].tokens
             here = range(e.start, e.start + len(e.tokens))
             assert e.tokens == tuple(tokens[p] for p in here)
+            assert (texts.row_sample[e.row], texts.row_position[e.row]) == (e.sample, e.start + e.at)
             true = [np.float32(written.activations.get((feature, source, p), 0)) for p in here]
             assert np.array_equal(np.array(e.activations, np.float32), np.array(true))
             fires = any(true)
@@ -148,3 +149,14 @@ def test_a_set_is_one_trial_with_one_number(sets: Store) -> None:
     assert strongest == 10
     for t in trials:
         assert ("swim_2" in t.excerpts[0].tokens) == (t.kind == "firing")
+
+
+def test_no_wrong_mark_falls_on_a_token_that_fires(texts: Store) -> None:
+    """Feature 7 fires on two tokens in a row, so that a pattern of two marks beside them would hit one."""
+    n_wrong = 0
+    for seed in range(10):
+        for trial in SCORERS["fuzzing"].make(texts, 7, 40, seed):
+            at_marks = [trial.excerpts[0].activations[i] for i in trial.marked]
+            assert (max(at_marks) > 0) == (trial.kind == "firing")
+            n_wrong += trial.kind == "wrong_mark"
+    assert n_wrong > 20

@@ -30,7 +30,7 @@ class WordVectors:
         self.asked = list(texts)
         rows = [[1.0, 2.0 * ("def" in text), 0.5 * ("class" in text)] for text in texts]
         found = np.array(rows, np.float32)
-        return found / np.linalg.norm(found, axis=1, keepdims=True)
+        return np.asarray(found / np.linalg.norm(found, axis=1, keepdims=True), np.float32)
 
 
 class Reader:
@@ -55,7 +55,7 @@ def test_embedding_ranks_by_the_cosine_with_the_claim(texts: Store) -> None:
     assert embedder.asked[0] == "def, the keyword"
     assert all("⏎" in text or "\n" not in text for text in embedder.asked)
     # (1, 2, 0) and (1, 0, .5), each of length 1: (1 + cosine) / 2
-    silent = [t for t in trials if "class" in t.shown and "def" not in t.shown][0]
+    silent = next(t for t in trials if "class" in t.shown and "def" not in t.shown)
     assert answers[silent.trial_id] == pytest.approx((1 + 1 / math.sqrt(5) / math.sqrt(1.25)) / 2)
     other = scorer.grade(trials, scorer.answers("class", trials, embedder))
     assert other.score is not None
@@ -69,8 +69,8 @@ def test_surprisal_ranks_by_what_the_claim_saves(texts: Store) -> None:
     grade = scorer.grade(trials, scorer.answers("the word def", trials, model))
     assert (grade.measure, grade.score, grade.n) == ("auroc", 1.0, 40)
     said, unsaid = model.prefixes
-    assert said == "Description: the word def\n\nText:"
-    assert unsaid == "Description: This is one of\n\nText:"
+    assert said == "Description: the word def\n\nText: "
+    assert unsaid == "Description: This is one of\n\nText: "
     # a claim that saves nothing anywhere is at the floor, however long the texts are
     nothing = scorer.answers("the word x", trials, Reader("nowhere"))
     assert set(nothing.values()) == {0.5}
@@ -81,12 +81,14 @@ def test_a_text_without_a_loss_stays_unscored(texts: Store) -> None:
     class Deaf(Reader):
         def losses(self, prefix: str, texts: Sequence[str]) -> list[float | None]:
             known = super().losses(prefix, texts)
-            return [None, float("nan"), float("inf"), *known[3:]]
+            told = 2000.0 if self.word in prefix else 0.0
+            return [None, float("nan"), float("inf"), told, *known[4:]]
 
     scorer = Surprisal()
     trials = scorer.make(texts, 0, 40, 0)
     answers = scorer.answers("the word def", trials, Deaf("def"))
     assert set(answers) == {t.trial_id for t in trials[3:]}
+    assert answers["t4"] == pytest.approx(0)
     assert scorer.grade(trials, answers).n_failed == 3
 
 
