@@ -5,13 +5,17 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pipeline.config import RunConfig
 from saeinterp_mcp.errors import BadInput
+from tests.autointerp.running import addresses
+from tests.autointerp.scripted_model import knows
 from tests.conftest import ROOT
+from tests.providers.fake_server import FakeServer, fake_server
 
 TEXTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "skills").rglob("*.md"))]
 ELSEWHERE = {
@@ -50,8 +54,16 @@ def workplace(tmp_path_factory: pytest.TempPathFactory, pycode_store: Path) -> P
     return folder
 
 
-def run(folder: Path, command: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+@pytest.fixture(scope="module")
+def providers() -> Iterator[FakeServer]:
+    """Both providers, pretended: what a command asks them is answered by a script."""
+    with fake_server(knows) as server:
+        yield server
+
+
+def run(folder: Path, command: str, providers: FakeServer | None = None) -> subprocess.CompletedProcess[str]:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, **(addresses(providers) if providers else {})}
     return subprocess.run(
         shlex.split(command),
         cwd=folder,
@@ -64,12 +76,12 @@ def run(folder: Path, command: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(("where", "command"), commands(), ids=lambda v: v[:60])
-def test_a_documented_command_runs(where: str, command: str, workplace: Path) -> None:
+def test_a_documented_command_runs(where: str, command: str, workplace: Path, providers: FakeServer) -> None:
     if command in ELSEWHERE:
         return
     if "--out my-store" in command:
         command = command.replace("my-store", f"my-store-{where}")
-    done = run(workplace, command)
+    done = run(workplace, command, providers)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
 
