@@ -96,8 +96,8 @@ class Entry:
     def input_schema(self) -> dict[str, Any]:
         """JSON schema of the call, as short as it can be, because every host pays for it before the first question.
 
-        No titles; left unsaid are null and false where they are the default, the type where an enum shows it, bounds, which `check`
-        names when they are passed, and what is said once of all tools (COMMON, USUAL).
+        No titles; left unsaid are null and false where they are the default, the type where an enum shows it, bounds,
+        which `check` names when they are passed, and what is said once of all tools (COMMON, USUAL).
         """
         schema: dict[str, Any] = without_titles(self.arguments.model_json_schema())
         schema["properties"] = {name: _shortened(name, part) for name, part in schema["properties"].items()}

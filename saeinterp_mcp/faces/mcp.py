@@ -80,6 +80,7 @@ class OpTool(Tool):
                     "title": entry.title,
                     "read_only_hint": not entry.operation.writes,
                     "idempotent_hint": entry.operation.repeatable,
+                    "open_world_hint": entry.operation.reaches_out,
                 }
             ),
             meta={"anthropic/alwaysLoad": True} if entry.name in ALWAYS_LOADED else None,

@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 
 MAX_CHARACTERS = 5_000
 """About 1,500 tokens."""
+WHOLE = ("trials",)
+"""Tables that are of no use in part: an answer that has one is never cut."""
 ABOUT_THE_CALL = ("store", "basis", "split", "where", "seed", "more", "next_cursor", "evidence")
 OURS = ("Warning:", "Error:", "store ", "(the rest ")
 """What lines of ours begin with."""
@@ -55,7 +57,7 @@ def as_text(body: Mapping[str, Any]) -> str:
     last = _facts(about_the_call(body))
     room = MAX_CHARACTERS - len(last) - 60
     text = "\n".join(lines)
-    if len(text) > room:
+    if len(text) > room and not any(body.get(name) for name in WHOLE):
         text = text[: text.rfind("\n", 0, room)] if "\n" in text[:room] else text[:room]
         text += "\n(the rest is in the structured content)"
     return f"{text}\n{last}"

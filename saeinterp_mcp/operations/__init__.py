@@ -52,6 +52,8 @@ class Operation:
     """Whether the same call again changes nothing more."""
     is_evidence: bool = True
     """Whether its answers are about a store, so that labels can cite them and they can be asked again."""
+    reaches_out: bool = False
+    """Whether it may ask a service beyond this machine, where the operator configured one."""
     again: Callable[[Store, RecordedAnswer], Result] | None = None
     """Works a recorded answer out anew, where to make the same call again would ask somebody who is paid."""
 
@@ -83,7 +85,13 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation(label_get, "label get", "Read labels", is_evidence=False),
     Operation(label_save, "label save", "Save a label", writes=True, repeatable=False, is_evidence=False),
     Operation(
-        label_score, "label score", "Test a label's words", writes=True, repeatable=False, again=score_again
+        label_score,
+        "label score",
+        "Test a label's words",
+        writes=True,
+        repeatable=False,
+        reaches_out=True,
+        again=score_again,
     ),
     Operation(label_delete, "label delete", "Retire or restore a label", writes=True, is_evidence=False),
     Operation(note_get, "note list", "Read notes", is_evidence=False),

@@ -101,7 +101,7 @@ def blinded_result(
     n = len(trials)
     return LabelScore(
         **_about(store, test, claim, SELF),
-        summary=f"{n} trials of held-out units, to be answered from the words of the claim alone: "
+        summary=f"{n} trials of held-out units, {_by_what(claim)}: "
         f"{shown.how_to_answer}. Then call label_score again with trial_set {trial_set} and answers, an object of "
         "trial id to answer; it is graded once, and a trial left out stays unscored. These samples are seen now: a "
         "label written after them is not tested by them.",
@@ -137,7 +137,7 @@ def graded_result(
     low, floor, beside = rounded([grade.low, grade.floor, theirs.score])
     return LabelScore(
         **_about(store, test, claim, judged.judge),
-        summary=_summary(grade, theirs, claim, judged.judge),
+        summary=_summary(grade, theirs, claim, _who(test, judged)),
         **values,
         beats_floor=None if low is None else low > floor,
         baseline=Baseline(score=theirs.score, low=theirs.low, high=theirs.high),
@@ -146,6 +146,14 @@ def graded_result(
         cost=judged.cost,
         trial_set=trial_set,
         answers={t.trial_id: given.get(t.trial_id) for t in trials},
+    )
+
+
+def _by_what(claim: Claim) -> str:
+    return (
+        "to be answered from the words of the claim alone"
+        if claim.text
+        else "to be answered without any claim"
     )
 
 
@@ -169,8 +177,17 @@ def _about(store: Store, test: Test, claim: Claim, judge: str) -> dict[str, Any]
     }
 
 
-def _summary(grade: Grade, theirs: Grade, claim: Claim, judge: str) -> str:
-    who = "you" if judge == SELF else "the judge"
+def _who(test: Test, judged: Judged) -> str:
+    """Who answered, as the subject of a sentence."""
+    by_needs = {
+        "judge": "you" if judged.judge == SELF else "the judge",
+        "embedder": "likeness of words",
+        "text_model": "a model that was told the claim",
+    }
+    return by_needs[test.scorer.needs]
+
+
+def _summary(grade: Grade, theirs: Grade, claim: Claim, who: str) -> str:
     missing = f", {grade.n_failed} without an answer" if grade.n_failed else ""
     if grade.score is None:
         return f"Too little for a score: {grade.reason}{missing}."

@@ -1,6 +1,5 @@
 """Who answers the trials of a test: a language model that the operator configured, the text embedder, a local model."""
 
-import asyncio
 import threading
 import time
 from collections import Counter
@@ -84,12 +83,13 @@ def configured_judge(judge: str | None, local: bool = False) -> str:
         BadInput: none is configured, or not this one.
     """
     judges = [one for one in Settings.from_environment().judges if not local or one.startswith("local:")]
-    what = "a judge given as local:DIR (surprisal reads a model's losses)" if local else "a judge"
+    what = "a model of this machine (surprisal reads its losses)" if local else "a judge"
+    example = "local:DIR" if local else "anthropic:claude-haiku-4-5"
     if not judges:
         instead = "another method" if local else "judge self: you answer the trials, and nothing is paid"
         raise BadInput(
             f"no model may be asked here: whoever runs the server names {what} in the variable {JUDGES_VARIABLE}, as "
-            f"in anthropic:claude-haiku-4-5 (several with commas between). Without one use {instead}"
+            f"in {example} (several with commas between). Without one use {instead}"
         )
     if judge is None:
         return judges[0]
@@ -173,6 +173,8 @@ def _by_model(
     parts = scorer.requests(claim, trials)
     try:
         with _turn, _run(store, ledger) as run:
+            import asyncio  # slow to load, and most servers have no judge
+
             from saeinterp_mcp.asking.asker import Asker
             from saeinterp_mcp.asking.budget import BudgetReached
 
@@ -195,6 +197,8 @@ def _by_model(
 
 
 async def _ask_all(asker: "Asker", feature: int, purpose: str, parts: Sequence[Part]) -> list[Reply]:
+    import asyncio
+
     done = 0
 
     async def ask(request: Request) -> Reply:

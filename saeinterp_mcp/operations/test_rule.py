@@ -67,7 +67,8 @@ class RuleTest(FeatureResult):
     beats_floor: bool | None
     """Whether `low` is above every floor's balanced accuracy."""
     n_tests_on_heldout: int | None
-    """Different tests of this feature on the store's held-out split so far, this one included; not in the evidence."""
+    """Different tests of this feature on the store's held-out split so far, this one included, and trial sets that were
+    handed out and never graded; not in the evidence."""
     counter_examples: Table
     """Rows of the explain split: missed firings, strongest first, and false alarms, drawn by the seed."""
 

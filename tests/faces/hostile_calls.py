@@ -61,7 +61,7 @@ QUOTES = frozenset(
         *("token", "tokens", "text", "value", "member", "set", "items", "dropped", "attribute_value"),
         *("promoted", "suppressed", "module", "source", "weapon", "class"),
         # of labels and notes
-        *("label", "notes", "author", "category", "rule", "reason", "worker"),
+        *("label", "explanation", "notes", "author", "category", "rule", "reason", "worker"),
         # what the caller asked, then or now
         *("query", "where", "given", "contains", "arguments"),
         # of whoever made the store
@@ -137,6 +137,8 @@ def calls(
         needed |= {"kind": "observation", "text": "x"}
     if entry.name == "label_save":
         needed |= {"text": "x"}
+    if entry.name == "label_score":  # nobody is configured to judge
+        needed |= {"text": "x", "judge": "self"}
     yield {**needed, "store": store}
     for name, choices in values.items():
         if name != "store":

@@ -33,7 +33,7 @@ def test_the_input_schema_is_short_and_closed() -> None:
             "names": {"type": "array", "items": {"type": "string"}, "description": "Names"},
             "share": {"type": "number"},
             "which": {"enum": ["one", "two"], "default": "one"},
-            "exact": {"type": "boolean", "default": False},
+            "exact": {"type": "boolean"},
             "store": {"type": "string"},
         },
     }

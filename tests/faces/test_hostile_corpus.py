@@ -1,6 +1,7 @@
 """Text that would like to be obeyed reaches a reader escaped, and only in the fields that quote."""
 
 import json
+import re
 import sqlite3
 from collections.abc import Iterator
 from typing import Any
@@ -173,8 +174,10 @@ def test_a_wrong_call_is_refused_in_the_same_words_whatever_the_store_holds(
             {"stroe": "seq"},
         ]:
             told = [refusal(made, tool, call) for made in (hostile, clean)]
-            if None not in told:
-                assert told[0] == told[1]
+            if told[0] is not None and told[1] is not None:
+                # how many excerpts there are is the stores' own
+                ours, theirs = (re.sub(r"in \d+ ", "in N ", one) for one in told if one)
+                assert ours == theirs
                 compared += 1
     assert compared >= 2
 
