@@ -13,6 +13,8 @@ from saeinterp_mcp.excerpts.show import MAX_TOKEN, fenced
 from saeinterp_mcp.scorers.base import Answer, InvalidAnswer, Trial
 
 ANSWER_HEADING = "## Answer"
+BETWEEN_FENCES = ", between lines of their own that open and close them"
+"""Of requests; a blinded set is a table."""
 MAX_CLAIM = 2000
 _FENCE = re.compile(r"<(?=[\s/]*(?:claim|excerpts))", re.IGNORECASE)
 
@@ -39,7 +41,8 @@ SETS: Mapping[str, str] = {
 
 def question(name: str, trials: Sequence[Trial]) -> str:
     """The instructions of a test, without how a judge's answer is written."""
-    return _instructions(name, of_sets(trials)).partition(ANSWER_HEADING)[0].strip()
+    asked = _instructions(name, of_sets(trials)).partition(ANSWER_HEADING)[0].strip()
+    return asked.replace(BETWEEN_FENCES, "")
 
 
 def of_sets(trials: Sequence[Trial]) -> bool:
