@@ -170,7 +170,7 @@ def _carry_out(
         from pipeline.autointerp.start import opened, planned
 
         place, ledger = opened(store, labels)
-        tasks, _ = planned(place, config, claim=False)
+        tasks, _ = planned(place, config, ledger, claim=False)
         typer.echo(in_words(dry_run(place, ledger, config, execution, tasks)))
         return
     from pipeline.autointerp.report_markdown import summary_lines

@@ -1,9 +1,10 @@
 """A dry run: what a run would ask and cost, before anything is asked."""
 
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Final
 
-from pipeline.autointerp.config import Execution, RunConfig, ScoreConfig
+from pipeline.autointerp.config import Execution, Method, RunConfig, ScoreConfig
 from pipeline.autointerp.drafts import drafts_of, source_of
 from pipeline.autointerp.explaining import explainer_of
 from pipeline.autointerp.run import Task
@@ -55,23 +56,23 @@ class DryRun(Frozen):
 def dry_run(
     store: Store, ledger: Ledger, config: RunConfig, execution: Execution, tasks: Sequence[Task]
 ) -> DryRun:
-    """Make the requests of up to LOOKED_AT tasks, and count those of all by them."""
+    """Make the requests of up to LOOKED_AT tasks, and count those of all by them. Controls are not counted."""
     chosen = _some(tasks)
-    explain, n_cannot = _explain_requests(store, config, chosen)
+    drafts = drafts_of(store, source_of(store, config.explain)) if config.explain else {}
+    explain, n_cannot = _explain_requests(store, config, [t for t in chosen if t.feature not in drafts])
     asked: dict[tuple[str, str], list[Request]] = {}
     if config.explain is not None and config.explain.model is not None:
-        asked["explain", config.explain.model] = explain
+        asked["explain", config.explain.model] = list(explain.values())
     if config.score is not None and config.score.judge is not None:
-        for method, requests in _score_requests(store, config.score, chosen).items():
+        labels = [label for task in chosen if (label := _label(task, drafts, explain, config)) is not None]
+        for method, requests in _score_requests(store, config.score, labels).items():
             asked[f"score:{method}", config.score.judge] = requests
     times = len(tasks) / max(1, len(chosen))
     prices = load_prices(execution.prices)
     forecasts = []
     for (purpose, spec), requests in asked.items():
         name = open_client(spec).name
-        known = (
-            ledger.answered([request.key(name) for request in requests]) if ledger.path.exists() else set()
-        )
+        known = ledger.answered([request.key(name) for request in requests])
         new = [request for request in requests if request.key(name) not in known]
         found = _scaled(estimate(new, name, prices, execution.batch), times)
         forecasts.append(
@@ -89,35 +90,46 @@ def _some(tasks: Sequence[Task]) -> list[Task]:
     return [tasks[i] for i in sorted(picks.tolist())]
 
 
-def _explain_requests(store: Store, config: RunConfig, tasks: Sequence[Task]) -> tuple[list[Request], int]:
+def _explain_requests(
+    store: Store, config: RunConfig, tasks: Sequence[Task]
+) -> tuple[dict[int, Request], int]:
+    """Feature to what would be asked about it, and how many have nothing to ask about."""
     if config.explain is None or config.explain.model is None:
-        return [], 0
+        return {}, 0
     explainer = explainer_of(config.explain)
-    drafts = drafts_of(store, source_of(store, config.explain))
-    found, n_cannot = [], 0
+    found, n_cannot = {}, 0
     for task in tasks:
-        if task.feature in drafts:
-            continue
         try:
-            found.append(explainer.request(store, task.feature, config.explain.seed))
+            found[task.feature] = explainer.request(store, task.feature, config.explain.seed)
         except SaeInterpError:
             n_cannot += 1
     return found, n_cannot
 
 
-def _score_requests(store: Store, config: ScoreConfig, tasks: Sequence[Task]) -> dict[str, list[Request]]:
-    found: dict[str, list[Request]] = {method: [] for method in config.methods if needs_judge(method)}
+def _label(
+    task: Task, drafts: Mapping[int, Label], asked: Mapping[int, Request], config: RunConfig
+) -> Label | None:
+    """What would be scored: a label that is there, or one of usual length; None where there will be none."""
+    label = task.label or drafts.get(task.feature)
+    if label is not None:
+        return None if label.retired or label.status == "unclear" else label
+    if config.explain is not None and config.explain.model is not None and task.feature not in asked:
+        return None
+    return Label(label_id="", feature=task.feature, revision=1, text=USUAL_CLAIM)
+
+
+def _score_requests(
+    store: Store, config: ScoreConfig, labels: Sequence[Label]
+) -> dict[Method, list[Request]]:
+    found: dict[Method, list[Request]] = {method: [] for method in config.methods if needs_judge(method)}
     judge = open_client(config.judge).name if config.judge else None
-    for task in tasks:
-        label = task.label or Label(label_id="", feature=task.feature, revision=1, text=USUAL_CLAIM)
-        known: dict[str, Any] = known_scores(store, label, config, judge) if task.label else {}
-        for method in config.methods:
-            if method in known or method not in found:
-                continue
-            try:
-                found[method] += [request for request, _ in prepare(store, label, method, config).parts]
-            except SaeInterpError:
-                continue
+    for label in labels:
+        known = known_scores(store, label, config, judge) if label.label_id else {}
+        for method in found:
+            # of a score that lacks answers the missing ones are asked for; those on record cost nothing
+            if method not in known or known[method].n_failed:
+                with suppress(SaeInterpError):
+                    found[method] += [request for request, _ in prepare(store, label, method, config).parts]
     return found
 
 

@@ -14,7 +14,7 @@ from saeinterp_mcp.labels.records import Label
 from saeinterp_mcp.store.base import Store
 
 PURPOSE: Final = "explain"
-_OF_ONE = re.compile(r"feature \d+|\b\d+ (?=of|times|rows)")
+_OF_ONE = re.compile(r"^feature \d+|(?<=in )\d+(?= (different )?excerpts)")
 
 
 class LeftOut(Exception):
@@ -33,7 +33,8 @@ def explainer_of(config: ExplainConfig) -> Explainer:
 
 def without_numbers(error: SaeInterpError) -> str:
     """The first part of an error, the same for all features it happens to."""
-    return _OF_ONE.sub("a feature", str(error).split(";")[0].split(", so ")[0], count=1)
+    said = str(error).split(";")[0].split(", so ")[0]
+    return _OF_ONE.sub(lambda found: "a feature" if found[0].startswith("feature") else "too few", said)
 
 
 def draft_from(

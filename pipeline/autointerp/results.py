@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from saeinterp_mcp.frozen import Frozen
+from saeinterp_mcp.labels.records import above_floor
 
 N_BINS = 20
 
@@ -20,6 +21,7 @@ class MethodScore(Frozen):
     low: float | None
     high: float | None
     floor: float
+    low_without_near_misses: float | None = None
     baseline: float | None
     """The search label's score on the same trials."""
     n: int
@@ -30,8 +32,10 @@ class MethodScore(Frozen):
 
     @property
     def beats_floor(self) -> bool | None:
-        """Whether the low end of the interval is above the floor."""
-        return None if self.low is None else self.low > self.floor
+        """Whether the low end of the interval is above the floor, without near misses too."""
+        if self.low is None:
+            return None
+        return above_floor(self.low, self.low_without_near_misses, self.floor)
 
 
 class FeatureRow(Frozen):
@@ -48,7 +52,7 @@ class FeatureRow(Frozen):
     confidence: float | None = None
     scores: tuple[MethodScore, ...] = ()
     usd: float | None = None
-    """Paid for it in all runs; None where a price is unknown."""
+    """Paid for it in this run; None where a price is unknown."""
 
 
 class MethodSummary(Frozen):
@@ -125,7 +129,7 @@ def _summary(method: str, scores: list[MethodScore], controls: list[float]) -> M
     values = np.array([s.score for s in known], float)
     with_baseline = [s for s in known if s.baseline is not None]
     lowest = -1.0 if scores[0].measure == "correlation" else 0.0
-    counts = np.histogram(values, N_BINS, (lowest, 1.0))[0]
+    counts = np.histogram(np.minimum(values + 1e-9, 1.0), N_BINS, (lowest, 1.0))[0]
     low, middle, high = (
         (float(q) for q in np.quantile(values, [0.25, 0.5, 0.75])) if known else (0.0, 0.0, 0.0)
     )

@@ -1,13 +1,13 @@
 """A run: features explained and their labels scored, many at once, until done or stopped; killed, it goes on."""
 
 import asyncio
-import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack, suppress
 from typing import Final, NamedTuple
 
+from pipeline.autointerp.asking import Questions, specs_of
 from pipeline.autointerp.config import Execution, ExplainConfig, Method, RunConfig, ScoreConfig
 from pipeline.autointerp.controls import wrong_labels
 from pipeline.autointerp.drafts import drafts_of, source_of
@@ -25,18 +25,15 @@ from pipeline.autointerp.scoring import (
     finish,
     grade_alone,
     known_scores,
+    n_answered,
     needs_judge,
     prepare,
     score_without_judge,
 )
-from saeinterp_mcp.asking.asker import Asker
-from saeinterp_mcp.asking.batches import BatchPace
-from saeinterp_mcp.asking.budget import Account, BudgetReached
-from saeinterp_mcp.asking.calls import Item, calls_of_run, spent_by_feature
-from saeinterp_mcp.asking.prices import load_prices
+from saeinterp_mcp.asking.budget import BudgetReached
+from saeinterp_mcp.asking.calls import Item
 from saeinterp_mcp.asking.runs import Run
 from saeinterp_mcp.clients.base import Reply, Request
-from saeinterp_mcp.clients.open_client import open_client
 from saeinterp_mcp.errors import BadInput, SaeInterpError
 from saeinterp_mcp.labels.records import Label
 from saeinterp_mcp.store.base import Store
@@ -83,68 +80,27 @@ class AutoInterpRun:
         self._rows: list[FeatureRow] = []
         self._controls: dict[str, list[float]] = {}
         self._untested: Counter[str] = Counter()
-        self._stop: str | None = None
         self._told = 0.0
         self._place = {task.label.label_id if task.label else task.feature: i for i, task in enumerate(tasks)}
-        self._slots = asyncio.Semaphore(execution.concurrency)
         self._explainer = explainer_of(config.explain) if config.explain else None
         self._source = source_of(store, config.explain) if config.explain else ""
         self._drafts = drafts_of(store, self._source) if config.explain else {}
 
     async def carry_out(self) -> Outcome:
         """Work until everything is done, a ceiling or too many failures end it, or somebody stops it."""
+        asked = self._questions = Questions(self.run, self.execution)
         async with AsyncExitStack() as stack:
-            self._explaining, self._judging = await self._askers(stack)
-            with self._stoppable():
+            self._explaining, self._judging = await asked.open(stack, specs_of(self.config))
+            with asked.stoppable():
                 if self.execution.batch:
                     await self._by_batches()
                 else:
                     await self._all(self.tasks)
                 self._rows.sort(key=self._place_of)
-                if self._stop is None and self.config.score and self.config.score.n_controls:
+                if asked.stop is None and self.config.score and self.config.score.n_controls:
                     await self._work(self._controlled)
         self._tell(last=True)
-        return Outcome(self._rows, self._controls, self._untested, self._stop)
-
-    # who is asked
-
-    async def _askers(self, stack: AsyncExitStack) -> tuple[Asker | None, Asker | None]:
-        """One for each client; both of one model are one. They share the ceilings."""
-        specs = [
-            self.config.explain.model if self.config.explain else None,
-            self.config.score.judge if self.config.score else None,
-        ]
-        by_spec: dict[str, Asker] = {}
-        account: Account | None = None
-        prices = load_prices(self.execution.prices)
-        for spec in specs:
-            if spec is None or spec in by_spec:
-                continue
-            client = open_client(spec)
-            rate = prices.of(client.name)
-            if account is None:
-                before = self.run.ledger.look(lambda c: list(calls_of_run(c, self.run.run)))
-                account = Account(self.execution.budget, rate, spent_by_feature(before, rate))
-            else:
-                Account(
-                    self.execution.budget, rate
-                )  # refuses a ceiling in dollars where this price is unknown
-            by_spec[spec] = await stack.enter_async_context(
-                Asker(
-                    client,
-                    self.run,
-                    account,
-                    self.execution.concurrency,
-                    self.execution.never_repeat,
-                    prices=prices,
-                    pace=BatchPace(poll_seconds=self.execution.poll_seconds),
-                )
-            )
-        return tuple(by_spec.get(spec) if spec else None for spec in specs)  # type: ignore[return-value]
-
-    async def _ask(self, asker: Asker, feature: int, purpose: str, request: Request) -> Reply:
-        async with self._slots:  # of both clients together
-            return await asker.ask(feature, purpose, request)
+        return Outcome(self._rows, self._controls, self._untested, asked.stop)
 
     # the order of work
 
@@ -153,7 +109,7 @@ class AutoInterpRun:
 
         async def worker() -> None:
             for task in todo:
-                if self._stop is not None:
+                if self._questions.stop is not None:
                     return
                 if not await self._work(lambda task=task: self._task(task)):  # type: ignore[misc]
                     return
@@ -166,14 +122,14 @@ class AutoInterpRun:
         """All questions of a wave in batches; then the same work as always finds every answer on record."""
         for start in range(0, len(self.tasks), WAVE):
             wave = self.tasks[start : start + WAVE]
-            if self._stop is None and await self._work(lambda wave=wave: self._ask_ahead(wave)):  # type: ignore[misc]
+            if self._questions.stop is None and await self._work(lambda wave=wave: self._ask_ahead(wave)):  # type: ignore[misc]
                 await self._all(wave)
 
     async def _ask_ahead(self, wave: Sequence[Task]) -> None:
         if self._explaining is not None:
             items = [item for task in wave for item in self._explain_items(task)]
             if items:
-                await self._explaining.ask_batch(items)
+                await self._questions.ahead(self._explaining, items)
         if self._judging is not None and self.config.score is not None:
             asked: list[Item] = []
             for task in wave:
@@ -181,37 +137,16 @@ class AutoInterpRun:
                     label = await self._label(task)
                     asked += self._score_items(label, self.config.score)
             if asked:
-                await self._judging.ask_batch(asked)
+                await self._questions.ahead(self._judging, asked)
 
     async def _work(self, work: "Callable[[], object]") -> bool:
         """Do one thing; False where the run has to end, which it then does once the others are through with theirs."""
         try:
             await work()  # type: ignore[misc]
         except SaeInterpError as error:
-            self._stop = self._stop or str(error)
+            self._questions.stop = self._questions.stop or str(error)
             return False
         return True
-
-    @contextmanager
-    def _stoppable(self) -> Iterator[None]:
-        """Ctrl-C or SIGTERM: what is under way is waited for, because it is paid for; a second one ends it at once."""
-        loop = asyncio.get_running_loop()
-
-        def stop() -> None:
-            self._stop = self._stop or "stopped by the user"
-            for number in numbers:
-                loop.remove_signal_handler(number)
-
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        with suppress(RuntimeError, ValueError):  # not in the main thread
-            for number in numbers:
-                loop.add_signal_handler(number, stop)
-        try:
-            yield
-        finally:
-            with suppress(RuntimeError, ValueError):
-                for number in numbers:
-                    loop.remove_signal_handler(number)
 
     # one task
 
@@ -261,7 +196,7 @@ class AutoInterpRun:
             )
         request = self._explain_request(feature, config.seed)
         try:
-            reply = await self._ask(self._explaining, feature, PURPOSE, request)
+            reply = await self._questions.ask(self._explaining, Item(feature, PURPOSE, request))
         except BudgetReached as reached:
             if reached.per == "run":
                 raise
@@ -288,8 +223,7 @@ class AutoInterpRun:
     # scores
 
     async def _scores(self, label: Label, config: ScoreConfig) -> list[MethodScore]:
-        judge = self._judging.client.name if self._judging else None
-        known = known_scores(self.store, label, config, judge)
+        known = self._known(label, config)
         found = []
         for method in config.methods:
             if method in known:
@@ -300,6 +234,24 @@ class AutoInterpRun:
             except LeftOut as left:
                 self._untested[f"{method}: {left}"] += 1
         return found
+
+    def _known(self, label: Label, config: ScoreConfig) -> dict[str, MethodScore]:
+        """Scores on record, without those that wait for an answer that a provider never gave."""
+        judge = self._judging.client.name if self._judging else None
+        found = known_scores(self.store, label, config, judge)
+        return {
+            method: found[method]
+            for method in config.methods
+            if method in found and not self._lacks_answers(label, method, found[method], config)
+        }
+
+    def _lacks_answers(self, label: Label, method: Method, score: MethodScore, config: ScoreConfig) -> bool:
+        if not score.n_failed or self._judging is None:
+            return False
+        with suppress(LeftOut):
+            sitting = self._sitting(label, method, config)
+            return n_answered(sitting, self.run.ledger, self._judging.client.name) != score.n
+        return False
 
     async def _score(self, label: Label, method: Method, config: ScoreConfig) -> MethodScore:
         if not needs_judge(method):
@@ -325,20 +277,22 @@ class AutoInterpRun:
     async def _judged(self, sitting: Sitting, purpose: str) -> list[Reply]:
         assert self._judging is not None, "a method that needs a judge has one"
         asker, feature = self._judging, sitting.test.feature
-        asked = [self._ask(asker, feature, purpose, request) for request, _ in sitting.parts]
+        asked = [self._questions.ask(asker, Item(feature, purpose, request)) for request, _ in sitting.parts]
         replies = await asyncio.gather(*asked, return_exceptions=True)
         for reply in replies:
             if isinstance(reply, BudgetReached) and reply.per == "feature":
                 raise LeftOut("ceiling of the feature") from reply
             if isinstance(reply, BaseException):
                 raise reply
-        return [reply for reply in replies if isinstance(reply, Reply)]
+        found = [reply for reply in replies if isinstance(reply, Reply)]
+        if asker.stopped is not None and any(reply.outcome == "failed" for reply in found):
+            raise asker.stopped  # what failed is asked again by the next start, so this is no test yet
+        return found
 
     def _score_items(self, label: Label, config: ScoreConfig) -> list[Item]:
         if label.status == "unclear":
             return []
-        judge = self._judging.client.name if self._judging else None
-        known = known_scores(self.store, label, config, judge)
+        known = self._known(label, config)
         items = []
         for method in config.methods:
             if method not in known and needs_judge(method):
@@ -350,13 +304,21 @@ class AutoInterpRun:
     async def _controlled(self) -> None:
         """Labels of other features on these trials, for the report."""
         assert self.config.score is not None, "controls are part of scoring"
+        assert self._judging is not None, "a method with a claim has a judge"
+        sittings: list[tuple[Method, Sitting]] = []
         for method, claim in wrong_labels(self._rows, self.config.score):
-            if self._stop is not None:
-                return
             with suppress(LeftOut):
-                sitting = self._sitting(claim, method, self.config.score)
+                sittings.append((method, self._sitting(claim, method, self.config.score)))
+        if self.execution.batch:
+            items = [
+                Item(sitting.test.feature, f"control:{method}", request)
+                for method, sitting in sittings
+                for request, _ in sitting.parts
+            ]
+            await self._questions.ahead(self._judging, items)
+        for method, sitting in sittings:
+            with suppress(LeftOut):
                 replies = await self._judged(sitting, f"control:{method}")
-                assert self._judging is not None, "a method that needs a judge has one"
                 grade = grade_alone(sitting, replies, self._judging.client.name)
                 if grade.score is not None:
                     self._controls.setdefault(method, []).append(grade.score)

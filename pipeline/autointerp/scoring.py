@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from pipeline.autointerp.config import Method, ScoreConfig
 from pipeline.autointerp.evidence import keep_answer
 from pipeline.autointerp.results import MethodScore
+from saeinterp_mcp.asking.ledger import Ledger
 from saeinterp_mcp.clients.base import Reply
 from saeinterp_mcp.labels.heldout import judged_test, tests_of
 from saeinterp_mcp.labels.records import HeldoutTest, Label
@@ -89,6 +90,15 @@ def known_scores(
     return found
 
 
+def n_answered(sitting: Sitting, ledger: Ledger, judge: str) -> int | None:
+    """Trials that have an answer on record; None where a question has no reply yet, and can be asked again."""
+    replies = [ledger.reply(request.key(judge)) for request, _ in sitting.parts]
+    known = [reply for reply in replies if reply is not None]
+    if len(known) < len(replies):
+        return None
+    return len(read_replies(sitting.test.scorer, sitting.parts, known)[0])
+
+
 def _is_of(test: HeldoutTest, label: Label, config: ScoreConfig, judge: str | None) -> bool:
     if test.method == "rule":
         return label.rule is not None and test.rule == label.rule and test.where is None
@@ -127,6 +137,7 @@ def score_of(answer: LabelScore) -> MethodScore:
         low=answer.low,
         high=answer.high,
         floor=answer.floor or 0.0,
+        low_without_near_misses=answer.low_without_near_misses,
         baseline=answer.baseline.score if answer.baseline else None,
         n=answer.n,
         n_failed=answer.n_failed or 0,
@@ -143,6 +154,7 @@ def _recorded(test: HeldoutTest) -> MethodScore:
         low=test.low,
         high=test.high,
         floor=test.floor or 0.0,
+        low_without_near_misses=test.low if test.method == "rule" else test.low_without_near_misses,
         baseline=test.baseline,
         n=test.n or 0,
         n_failed=test.n_failed or 0,

@@ -34,6 +34,11 @@ class Selection(Frozen):
     limit: int | None = None
     """At most so many, in the order above."""
 
+    @property
+    def depends_on_labels(self) -> bool:
+        """Whether it chooses otherwise once labels are written."""
+        return self.queue is not None or self.by == "label"
+
 
 def choose_features(store: Store, selection: Selection, worker: str) -> list[int]:
     """Features in the order they are worked on, each once.

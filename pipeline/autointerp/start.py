@@ -2,11 +2,13 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pipeline.autointerp.asking import check_can_ask
 from pipeline.autointerp.config import Execution, LabelChoice, RunConfig
 from pipeline.autointerp.drafts import wording_hash
 from pipeline.autointerp.report import write_report
@@ -20,7 +22,7 @@ from saeinterp_mcp.asking.status import RunStatus
 from saeinterp_mcp.config import VERSION
 from saeinterp_mcp.errors import BadInput
 from saeinterp_mcp.fingerprint import fingerprint
-from saeinterp_mcp.labels.database import now
+from saeinterp_mcp.labels.database import LabelFile, now
 from saeinterp_mcp.labels.records import Label
 from saeinterp_mcp.labels.revisions import labels_of
 from saeinterp_mcp.operations.judging import ledger_of
@@ -60,12 +62,16 @@ def start_run(
         BadInput: nothing to work on, a model that cannot be asked, another process works on the same run.
         Unavailable: an SDK or a key is missing.
     """
+    check_can_ask(config, execution)
     store, ledger = opened(location, labels)
     say = reporter or default_reporter()
-    try:
-        tasks, told = planned(store, config)
-        kind = "explain" if config.explain else "score"
-        settings = execution.model_dump(mode="json")
+    kind = "explain" if config.explain else "score"
+    with ExitStack() as stack:
+        stack.callback(ledger.close)
+        tasks, told = planned(store, config, ledger)
+        stack.enter_context(held_open(store))
+        # a choice that labels change is kept, so that a run that was killed goes on with its own features
+        settings = {**execution.model_dump(mode="json"), "features": [task.feature for task in tasks]}
         with ledger.begin(kind, told, store.lineage, store.fingerprint, len(tasks), settings) as run:
             say.say(f"{run.run}: {len(tasks):,} {'features' if config.explain else 'labels'} of {store.name}")
             with say.working(kind) as advance:
@@ -75,8 +81,6 @@ def start_run(
             if outcome.stopped:
                 run.finish("stopped", outcome.stopped)
         results = results_of(store, ledger, run, told, tasks, outcome)
-    finally:
-        ledger.close()
     folder = report or location.resolve().with_name(f"{location.resolve().name}.runs") / run.run
     write_report(folder, results)
     return Finished(results, folder)
@@ -97,22 +101,52 @@ def opened(location: Path, labels: Path | None) -> tuple[Store, Ledger]:
     return store, ledger
 
 
-def planned(store: Store, config: RunConfig, claim: bool = True) -> tuple[list[Task], dict[str, Any]]:
+@contextmanager
+def held_open(store: Store) -> Iterator[None]:
+    """Keep the labels file open meanwhile: whoever closes it last empties its log, which takes longer than a label."""
+    if not isinstance(store.labels, LabelFile):
+        yield
+        return
+    with closing(store.labels.open()):
+        yield
+
+
+def planned(
+    store: Store, config: RunConfig, ledger: Ledger, claim: bool = True
+) -> tuple[list[Task], dict[str, Any]]:
     """Tasks, and what names the run: its config with the features and the wording in it.
 
     Without `claim` nothing of the queue is claimed, and the most important features stand for what it would give.
     """
     told = config.model_dump(mode="json", exclude_none=True)
     told["wording"] = [wording_hash("explain") if config.explain else "", wording_hash("score")]
-    worker = run_id("features", told, store.fingerprint)
     selection = config.selection
-    if selection.queue is not None and not claim:
-        selection = Selection(limit=selection.queue)
-    features = choose_features(store, selection, worker)
     labels = None if config.explain else chosen_labels(store, config.labels)
+    features = left_off(store, ledger, told) if selection.depends_on_labels else None
+    if features is None:
+        if selection.queue is not None and not claim:
+            selection = Selection(limit=selection.queue)
+        if labels is not None:  # so many labels, not the labels of so many features
+            selection = selection.model_copy(update={"limit": None})
+        features = choose_features(store, selection, run_id("features", told, store.fingerprint))
     tasks = tasks_of(features, labels)
+    if labels is not None:
+        tasks = tasks[: config.selection.limit]
     told["features"] = fingerprint([[t.feature, t.label.label_id if t.label else None] for t in tasks])
     return tasks, told
+
+
+def left_off(store: Store, ledger: Ledger, told: dict[str, Any]) -> list[int] | None:
+    """Features of the newest run of this very config that was killed or stopped; None where there is none."""
+    for run in ledger.runs_of(store.lineage):
+        same = {name: value for name, value in run.config.items() if name != "features"} == told
+        if (
+            same
+            and run.fingerprint == store.fingerprint
+            and run.state in ("interrupted", "stopped", "failed")
+        ):
+            return [int(feature) for feature in run.settings["features"]]
+    return None
 
 
 def chosen_labels(store: Store, choice: LabelChoice) -> list[Label]:
@@ -198,8 +232,8 @@ def runs_table(found: Sequence[RunStatus]) -> list[str]:
         why = f" ({one.why})" if one.why else ""
         lines.append(
             f"{one.run}  {one.kind}  {one.state}{why}  {one.n_done:,}{total}  {one.n_calls:,} requests  "
-            f"{one.input_tokens + one.cached_tokens + one.written_tokens:,} tokens in  {one.output_tokens:,} out  {usd}  "
-            f"{one.started_at}"
+            f"{one.input_tokens + one.cached_tokens + one.written_tokens:,} tokens in  {one.output_tokens:,} out  "
+            f"{usd}  {one.started_at}"
         )
     return lines
 

@@ -1,4 +1,4 @@
-"""A planted store, made once a run and copied for each test, and an environment from which no real provider is reached."""
+"""A planted store, made once a run and copied for each test, in an environment that reaches no real provider."""
 
 import shutil
 from collections.abc import Iterator
@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.autointerp.running import KEYS
-from tests.providers.guard import loopback_only
 from tests.autointerp.worlds import named_documents
+from tests.providers.guard import loopback_only
 from tests.worlds import import_world
 
 

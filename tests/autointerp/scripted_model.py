@@ -1,7 +1,7 @@
 """A scripted language model: explains by what is marked in the excerpts it is shown, judges by the claim's own words.
 
 It knows nothing of any store: all it has is the text of the request, read as a careful model would. For
-`tests.providers.fake_server`, in a thread or in a process of its own (`--behaviour tests.autointerp.scripted_model:NAME`).
+`tests.providers.fake_server`, in a thread or in a process of its own (`--behaviour tests.autointerp.scripted_model:x`).
 """
 
 import json
@@ -24,7 +24,7 @@ RARE = 0.5
 
 def is_judging(system: str) -> bool:
     """Whether it is asked to test a claim, and not to make one."""
-    return system.startswith("You test a claim") or system.startswith("You look for what")
+    return system.startswith(("You test a claim", "You look for what"))
 
 
 def fenced(user: str) -> list[str]:

@@ -50,7 +50,7 @@ def written(store: Path) -> list[tuple[Any, ...]]:
 
 
 def judged_on_record(store: Path) -> list[tuple[Any, ...]]:
-    names = ("feature", "method", "text", "score", "low", "high", "n", "n_failed", "evidence", "baseline")
+    names = ("feature", "method", "text", "score", "low", "high", "n", "n_failed", "baseline")
     return sorted(tuple(row[name] for name in names) for row in rows(store, "heldout_tests"))
 
 
@@ -86,7 +86,7 @@ def test_batches_give_the_same_labels_and_scores_as_single_questions(store: Path
 def test_killed_between_handing_in_and_collecting_no_batch_is_handed_in_again(
     store: Path, tmp_path: Path, moment: str
 ) -> None:
-    with fake_process("tests.autointerp.scripted_model:knows", tmp_path / "log", polls=12) as server:
+    with fake_process("tests.autointerp.scripted_model:knows", tmp_path / "log", polls=8) as server:
         told = ("explain", store, "--model", WRITER, "--score", "detection", "--judge", JUDGE, *TOLD[:4])
         with start(server, *told, *BATCH) as process:
             wait_until(lambda: submitted(server) == (1 if moment == "explaining" else 2), process)
@@ -144,7 +144,7 @@ def test_a_ceiling_holds_in_batches_and_nothing_goes_alone(store: Path) -> None:
 def test_ctrl_c_does_not_wait_for_a_batch_which_is_collected_by_the_next_start(
     store: Path, tmp_path: Path
 ) -> None:
-    with fake_process("tests.autointerp.scripted_model:knows", tmp_path / "log", polls=40) as server:
+    with fake_process("tests.autointerp.scripted_model:knows", tmp_path / "log", polls=2) as server:
         told = ("explain", store, "--model", WRITER, "--features", "0,5", "--batch")
         with start(server, *told, "--poll-seconds", "300") as process:
             wait_until(lambda: any(name.startswith("GET /v1/batches/") for name in server.counts()), process)

@@ -1,4 +1,4 @@
-"""Ceilings and estimates: a run stops where it was told to, says so, goes on from there, and costs what was foretold."""
+"""Ceilings and estimates: a run stops where it was told to, goes on from there, and costs what was foretold."""
 
 import json
 import re

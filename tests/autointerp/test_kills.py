@@ -1,4 +1,4 @@
-"""500 features of the demo store through the real command, killed at any moment: all done, nothing lost, hardly a call twice."""
+"""500 features of the demo store through the real command, killed at any moment: all done, hardly a call twice."""
 
 import json
 import random

@@ -1,7 +1,6 @@
 """A planted world through the whole run: judges get the scores they must, and requests hold what they may."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +32,15 @@ class Witness:
         answer = self._behave(system, user, schema)
         assert not hasattr(answer, "seconds")
         self.seen.append((system, user, answer))
-        return answer  # type: ignore[return-value]
+        return answer
 
 
-def balanced(trials: tuple[Trial, ...], says: Callable[[Trial], bool]) -> float:
+def balanced(trials: tuple[Trial, ...], says: dict[str, bool]) -> float:
     """Balanced accuracy, by its definition."""
     shares = []
     for kind in (True, False):
         of_kind = [t for t in trials if (t.truth == 1.0) is kind]
-        shares.append(sum(says(t) is kind for t in of_kind) / len(of_kind))
+        shares.append(sum(says[t.trial_id] is kind for t in of_kind) / len(of_kind))
     return sum(shares) / 2
 
 
@@ -59,15 +58,10 @@ def test_a_judge_that_knows_the_rule_gets_what_brute_force_over_the_trials_gives
         scores = by_method(found, feature)
         detection = SCORERS["detection"].make(opened, feature, 40, 0)
         fuzzing = SCORERS["fuzzing"].make(opened, feature, 40, 0)
-        assert scores["detection"]["score"] == pytest.approx(
-            balanced(detection, lambda t, token=token: token in t.excerpts[0].tokens), abs=1e-6
-        )
-        assert scores["fuzzing"]["score"] == pytest.approx(
-            balanced(
-                fuzzing, lambda t, token=token: any(t.excerpts[0].tokens[at] == token for at in t.marked)
-            ),
-            abs=1e-6,
-        )
+        holding = {t.trial_id: token in t.excerpts[0].tokens for t in detection}
+        at_marks = {t.trial_id: token in [t.excerpts[0].tokens[at] for at in t.marked] for t in fuzzing}
+        assert scores["detection"]["score"] == pytest.approx(balanced(detection, holding), abs=1e-6)
+        assert scores["fuzzing"]["score"] == pytest.approx(balanced(fuzzing, at_marks), abs=1e-6)
         assert (scores["detection"]["n"], scores["detection"]["n_failed"]) == (len(detection), 0)
     assert [by_method(found, 0)[method]["score"] for method in ("detection", "fuzzing")] == [1.0, 1.0]
     assert by_method(found, 0)["detection"]["low"] > 0.5
