@@ -36,16 +36,12 @@ def supported_by(
     of_now = [test for test in tests if test.is_of(fingerprint)]
     measured = [test for test in of_now if test.low is not None]
     known = [test for test in measured if test.method not in OF_LIKENESS] or measured
-    if known and _passes(known[-1]):
+    if known and known[-1].beats_floor:
         return known[-1]
     missing = _missing(connection, lineage, label, scope, tests, known or of_now)
     raise BadInput(
         f"this label cannot be called supported yet: {missing}. Save it with status draft or unclear meanwhile"
     )
-
-
-def _passes(test: Score) -> bool:
-    return test.low is not None and test.floor is not None and test.low > test.floor
 
 
 def _missing(
@@ -65,6 +61,13 @@ def _missing(
         last = of_now[-1]
         if last.low is None:
             return f"its held-out test {last.evidence} has no interval, because there is too little data"
+        if last.floor is not None and last.low > last.floor:
+            apart = last.low_without_near_misses
+            rest = "too few trials are left" if apart is None else f"the low end is {apart:.3g}, not above"
+            return (
+                f"its held-out test {last.evidence} beats its floor only with the near misses, which are chosen by "
+                f"their tokens: without them {rest}{'' if apart is None else f' {last.floor:.3g}'}"
+            )
         return (
             f"its held-out test {last.evidence} gave {last.score:.3g} [{last.low:.3g}, {last.high:.3g}], whose low end "
             f"is not above the floor {last.floor:.3g}"

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 COLUMNS = (
     *("method", "score", "low", "high", "floor", "precision", "recall", "n", "judge", "evidence"),
-    *("made_at", "fingerprint", "auroc", "n_failed", "cost", "baseline", "n_seen"),
+    *("made_at", "fingerprint", "auroc", "n_failed", "cost", "baseline", "n_seen", "low_without_near_misses"),
 )
 
 

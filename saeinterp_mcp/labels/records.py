@@ -20,6 +20,15 @@ MAX_TEXT, MAX_EXPLANATION, MAX_NOTES = 500, 1_000, 8_000
 """Characters of a label's text, of its explanation, and of its notes (or of a note's text)."""
 
 
+def above_floor(low: float, without_near_misses: float | None, floor: float) -> bool:
+    """Whether the low end of an interval is above the floor, and so is that without near misses.
+
+    Near misses are chosen by their tokens: a claim about nothing can tell them from firing samples by the very tokens.
+    Where too few trials are left without them, nothing is known.
+    """
+    return low > floor and without_near_misses is not None and without_near_misses > floor
+
+
 class Score(Frozen):
     """A held-out test of a label's very text or rule."""
 
@@ -49,8 +58,18 @@ class Score(Frozen):
     """US dollars; None where nobody knows."""
     baseline: float | None = None
     """Score of the model-free search label on the same trials."""
+    low_without_near_misses: float | None = None
+    """`low` of a judged test without the near misses; None where too few trials are left."""
     n_seen: int | None = None
     """Trials of units that an agent was shown before the claim came on record."""
+
+    @property
+    def beats_floor(self) -> bool:
+        """Whether the low end of its interval is above the floor, without near misses too."""
+        if self.low is None or self.floor is None:
+            return False
+        without = self.low if self.method == "rule" else self.low_without_near_misses
+        return above_floor(self.low, without, self.floor)
 
     def is_of(self, fingerprint: str | None) -> bool:
         """Whether the test was made on the store as it is now."""
@@ -172,6 +191,7 @@ class HeldoutTest(Frozen):
     """US dollars that the judge was paid."""
     baseline: float | None = None
     """Score of the model-free search label on the same trials."""
+    low_without_near_misses: float | None = None
     n_seen: int | None = None
     """Trials of units that an agent was shown before the claim came on record."""
 

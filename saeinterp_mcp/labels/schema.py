@@ -154,6 +154,7 @@ _JUDGED = (
     "ALTER TABLE heldout_tests ADD COLUMN n_failed INTEGER",
     "ALTER TABLE heldout_tests ADD COLUMN cost REAL",
     "ALTER TABLE heldout_tests ADD COLUMN baseline REAL",
+    "ALTER TABLE heldout_tests ADD COLUMN low_without_near_misses REAL",
     "ALTER TABLE heldout_tests ADD COLUMN n_seen INTEGER",
     "ALTER TABLE label_revisions ADD COLUMN explanation TEXT",
     "ALTER TABLE label_revisions ADD COLUMN cost REAL",

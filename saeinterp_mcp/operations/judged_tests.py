@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from saeinterp_mcp.analysis.text import visible
 from saeinterp_mcp.fingerprint import canonical_json, fingerprint, rounded
 from saeinterp_mcp.labels.heldout import judged_test, record_test
-from saeinterp_mcp.labels.records import HeldoutTest, Label, TrialSetRecord
+from saeinterp_mcp.labels.records import HeldoutTest, Label, TrialSetRecord, above_floor
 from saeinterp_mcp.labels.revisions import labels_of
 from saeinterp_mcp.operations.base import Table, digits, sealed
 from saeinterp_mcp.operations.judging import SELF, Judged, Part, read_replies
@@ -134,12 +134,12 @@ def graded_result(
     theirs = test.scorer.grade(trials, baseline_answers(store, test.feature, test.scorer, trials))
     values = grade.model_dump()
     # compared as they are kept: to six digits
-    low, floor, beside = rounded([grade.low, grade.floor, theirs.score])
+    low, floor, beside, apart = rounded([grade.low, grade.floor, theirs.score, grade.low_without_near_misses])
     return LabelScore(
         **_about(store, test, claim, judged.judge),
         summary=_summary(grade, theirs, claim, _who(test, judged)),
         **values,
-        beats_floor=None if low is None else low > floor,
+        beats_floor=None if low is None else above_floor(low, apart, floor),
         baseline=Baseline(score=theirs.score, low=theirs.low, high=theirs.high),
         beats_baseline=None if low is None or beside is None else low > beside,
         failures=dict(sorted(judged.failures.items())),
@@ -225,6 +225,7 @@ def heldout_test_of(store: Store, test: Test, answer: LabelScore, drawn: Drawn) 
         n_failed=answer.n_failed,
         cost=answer.cost,
         baseline=answer.baseline.score if answer.baseline else None,
+        low_without_near_misses=answer.low_without_near_misses,
         n_seen=drawn.n_seen,
     )
 

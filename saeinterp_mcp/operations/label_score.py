@@ -202,6 +202,7 @@ def _rule_test(
         low=found.low,
         high=found.high,
         floor=floor,
+        low_without_near_misses=found.low,
         beats_floor=None if found.low is None else found.low > floor,
         auroc=found.auroc,
         auroc_low=found.auroc_low,

@@ -44,8 +44,10 @@ class LabelScore(FeatureResult):
     high: float | None
     floor: float | None
     """Reached without any knowledge; of a rule also by its best single token."""
+    low_without_near_misses: float | None = None
+    """`low` without the near misses, which a claim about nothing can tell apart: they are chosen by their tokens."""
     beats_floor: bool | None
-    """Whether `low` is above it."""
+    """Whether `low` is above it, without the near misses too."""
     auroc: float | None = None
     auroc_low: float | None = None
     auroc_high: float | None = None

@@ -50,6 +50,9 @@ class Grade(Frozen):
     high: float | None
     floor: float
     """What is reached without any knowledge."""
+    low_without_near_misses: float | None = None
+    """`low` of the same without near misses. Those are chosen by their tokens, so that a claim about nothing can tell
+    them apart, by the very tokens. `low` itself where there are none; null under 5 trials of a class without them."""
     auroc: float | None = None
     """P(a positive trial is given a higher probability than a negative one), ties half."""
     auroc_low: float | None = None

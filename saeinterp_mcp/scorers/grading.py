@@ -22,6 +22,9 @@ from saeinterp_mcp.scorers.correlation import correlation
 Floats = NDArray[np.float64]
 MIN_PER_CLASS = 10
 """Scored trials of a class, under which nothing is estimated."""
+MIN_WITHOUT = 5
+"""The same where near misses are left out."""
+NEAR_MISS = "near_miss"
 HIGHEST = 10.0
 """The largest number that a simulation gives to a token."""
 
@@ -41,10 +44,12 @@ def grade_probabilities(trials: Sequence[Trial], answers: Mapping[str, Answer]) 
     if reason is not None:
         return _null("balanced_accuracy", 0.5, scored, n_failed, kinds, reason)
     accuracy, ranking = shares.balanced_accuracy, _auroc(shares.tested, shares.probability)
+    rest = _without_near_misses(scored)
     return Grade(
         measure="balanced_accuracy",
         **_estimate(accuracy),
         floor=0.5,
+        low_without_near_misses=_or_none(_Answered.of(rest, answers).balanced_accuracy.low) if rest else None,
         auroc=_or_none(ranking.value),
         auroc_low=_or_none(ranking.low),
         auroc_high=_or_none(ranking.high),
@@ -70,10 +75,13 @@ def grade_ranking(trials: Sequence[Trial], answers: Mapping[str, Answer]) -> Gra
         return _null("auroc", 0.5, scored, n_failed, kinds, reason)
     shares = _Answered.of(scored, answers)
     ranking = _auroc(shares.tested, shares.probability)
+    rest = _without_near_misses(scored)
+    apart = _Answered.of(rest, answers)
     return Grade(
         measure="auroc",
         **_estimate(ranking),
         floor=0.5,
+        low_without_near_misses=_or_none(_auroc(apart.tested, apart.probability).low) if rest else None,
         auroc=_or_none(ranking.value),
         auroc_low=_or_none(ranking.low),
         auroc_high=_or_none(ranking.high),
@@ -101,10 +109,8 @@ def grade_numbers(trials: Sequence[Trial], answers: Mapping[str, Answer]) -> Gra
     reason, n_failed = _too_few(scored), len(trials) - len(scored)
     if reason is not None:
         return _null("correlation", 0.0, scored, n_failed, kinds, reason)
-    given = [np.array(_list(answers[t.trial_id])) for t in scored]
-    true = [np.array(_list(t.truth)) for t in scored]
-    unit = np.repeat([_unit(t) for t in scored], [len(part) for part in true])
-    found = correlation(np.concatenate(given), np.concatenate(true), unit)
+    found = _correlation(scored, answers)
+    rest = _without_near_misses(scored)
     constant = math.isnan(found.value)
     return Grade(
         measure="correlation",
@@ -112,6 +118,7 @@ def grade_numbers(trials: Sequence[Trial], answers: Mapping[str, Answer]) -> Gra
         low=_or_none(found.low),
         high=_or_none(found.high),
         floor=0.0,
+        low_without_near_misses=_or_none(_correlation(rest, answers).low) if rest else None,
         n=len(scored),
         n_units=_n_units(scored),
         n_failed=n_failed,
@@ -143,12 +150,27 @@ def grade_choices(trials: Sequence[Trial], answers: Mapping[str, Answer], n_choi
         score=k / n,
         low=low,
         high=high,
+        low_without_near_misses=low,
         floor=1 / n_choices,
         n=n,
         n_units=_n_units(scored),
         n_failed=n_failed,
         by_kind=kinds,
     )
+
+
+def _correlation(scored: Sequence[Trial], answers: Mapping[str, Answer]) -> Interval:
+    given = [np.array(_list(answers[t.trial_id])) for t in scored]
+    true = [np.array(_list(t.truth)) for t in scored]
+    unit = np.repeat([_unit(t) for t in scored], [len(part) for part in true])
+    return correlation(np.concatenate(given), np.concatenate(true), unit)
+
+
+def _without_near_misses(scored: Sequence[Trial]) -> list[Trial]:
+    """The other trials; none where they are too few."""
+    rest = [t for t in scored if t.kind != NEAR_MISS]
+    firing = sum(t.kind == "firing" for t in rest)
+    return rest if min(firing, len(rest) - firing) >= MIN_WITHOUT else []
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ def judged(low: float, evidence: str = "ev-0000000000000001", **changes: Any) ->
         "store": "s", "fingerprint": "now", "feature": 3, "method": "detection", "text": "imports: After import.",
         "where": None, "scope": None, "evidence": evidence, "arguments": json.dumps({"n": 40, "seed": 0}),
         "result": "r", "score": low + 0.1, "low": low, "high": low + 0.2, "floor": 0.5, "n": 40,
-        "judge": "openai:some", "auroc": 0.9, "n_failed": 2, "cost": 0.01, **changes,
+        "judge": "openai:some", "auroc": 0.9, "n_failed": 2, "cost": 0.01, "low_without_near_misses": max(low, 0),
+        **changes,
     }  # fmt: skip
     named = judged_test(values["method"], values["text"] or "", values["judge"], 40, 0)
     return HeldoutTest(**{"test": named, **values})
@@ -119,3 +120,12 @@ def test_a_file_may_bring_a_judged_test_that_names_what_it_tested() -> None:
 def test_a_judged_test_that_cannot_be_is_refused(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(BadLine, match=said):
         check_test(judged(0.6, **changes), 4, "line 2")
+
+
+def test_a_test_that_beats_its_floor_only_by_near_misses_supports_nothing() -> None:
+    by_near_misses = judged(0.6, low_without_near_misses=0.48)
+    with pytest.raises(BadInput, match="only with the near misses.*low end is 0.48, not above 0.5"):
+        gate(recorded(by_near_misses))
+    with pytest.raises(BadInput, match="without them too few trials are left"):
+        gate(recorded(judged(0.6, low_without_near_misses=None)))
+    assert gate(recorded(judged(0.6, low_without_near_misses=0.55))).low == 0.6

@@ -287,3 +287,23 @@ def test_an_answer_that_cannot_be_one_is_refused_by_name(
     trials = {"simulation": numbers_of(40), "intruder": choices_of(40)}.get(name, trials_of(40))
     with pytest.raises(BadInput, match=said):
         SCORERS[name].grade(trials, answers)
+
+
+def test_a_claim_that_tells_only_near_misses_apart_is_seen_to() -> None:
+    """20 firing, 7 random, 7 near misses, 6 similar: yes to all but the near misses."""
+    kinds = ["firing"] * 20 + ["random"] * 7 + ["near_miss"] * 7 + ["similar"] * 6
+    trials = [
+        one.model_copy(update={"kind": kind, "truth": float(kind == "firing")})
+        for one, kind in zip(trials_of(40), kinds, strict=True)
+    ]
+    grade = grade_probabilities(trials, {t.trial_id: float(t.kind != "near_miss") for t in trials})
+    assert grade.score == (1 + 7 / 20) / 2
+    assert grade.low is not None
+    assert grade.low > 0.5
+    assert grade.low_without_near_misses is not None
+    assert grade.low_without_near_misses < 0.5, "all the others got a yes: firing 1, silent 0"
+    few = [t for t in trials if t.kind in ("firing", "near_miss")] + trials[20:23]
+    assert grade_probabilities(few, {t.trial_id: t.truth for t in few}).low_without_near_misses is None
+    none = [t for t in trials if t.kind != "near_miss"]
+    whole = grade_probabilities(none, {t.trial_id: t.truth for t in none})
+    assert whole.low_without_near_misses == whole.low

@@ -111,7 +111,11 @@ def check_test(test: HeldoutTest, n_features: int, where: str) -> None:
     for name, count in (("n", test.n), ("n_failed", test.n_failed), ("n_seen", test.n_seen)):
         if count is not None and not 0 <= count < 1 << 53:
             raise BadLine(where, f"{name} is {count}, expected a number of rows"[:200])
-    for name, value in (("auroc", test.auroc), ("baseline", test.baseline)):
+    for name, value in (
+        ("auroc", test.auroc),
+        ("baseline", test.baseline),
+        ("low_without_near_misses", test.low_without_near_misses),
+    ):
         if value is not None and not least <= value <= 1:
             raise BadLine(where, f"{name} is {value}, expected {least} to 1")
     if test.cost is not None and not 0 <= test.cost <= 1e6:
