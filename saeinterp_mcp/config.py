@@ -5,7 +5,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pydantic import NonNegativeFloat, ValidationError
+from pydantic import NonNegativeFloat, NonNegativeInt, ValidationError
 
 from saeinterp_mcp.errors import BadInput
 from saeinterp_mcp.frozen import Frozen, describe_validation
@@ -18,6 +18,7 @@ EMBEDDER_VARIABLE = "SAEINTERP_EMBEDDER"
 PRICES_VARIABLE = "SAEINTERP_PRICES"
 JUDGES_VARIABLE = "SAEINTERP_JUDGES"
 JUDGE_BUDGET_VARIABLE = "SAEINTERP_JUDGE_BUDGET"
+THINK_VARIABLE = "SAEINTERP_THINK_TOKENS"
 ACTIVATION_VARIABLES = {
     "data_dir": "ACTIVATION_DATA_DIR",
     "transposed_dir": "ACTIVATION_TRANSPOSED_DIR",
@@ -54,13 +55,16 @@ class Settings(Frozen):
     judge_budget: NonNegativeFloat | None = None
     """US dollars that `label_score` may spend on them for one store in all."""
 
+    think_tokens: NonNegativeInt = 0
+    """Room in each answer for a model that thinks before it answers."""
+
     author: str | None = None
     """Who labels and notes are by, where the call does not say."""
 
     @classmethod
     def from_environment(cls) -> "Settings":
         """Read SAEINTERP_STORE (several are joined as in PATH), _DEMO_STORE, _LABELS, _EMBEDDER, _PRICES, _JUDGES (with
-        commas between), _JUDGE_BUDGET and _AUTHOR.
+        commas between), _JUDGE_BUDGET, _THINK_TOKENS and _AUTHOR.
 
         Raises:
             BadInput: a variable does not fit.
@@ -72,6 +76,7 @@ class Settings(Frozen):
             "labels": LABELS_VARIABLE,
             "prices": PRICES_VARIABLE,
             "judge_budget": JUDGE_BUDGET_VARIABLE,
+            "think_tokens": THINK_VARIABLE,
             "author": AUTHOR_VARIABLE,
             "embedder": EMBEDDER_VARIABLE,
         }

@@ -9,7 +9,7 @@ from typing import TypeVar
 from pipeline.autointerp.config import Execution, RunConfig
 from saeinterp_mcp.asking.asker import Asker
 from saeinterp_mcp.asking.batches import BatchPace
-from saeinterp_mcp.asking.budget import Account, Spent, size_of
+from saeinterp_mcp.asking.budget import Account, BudgetReached, Spent, size_of
 from saeinterp_mcp.asking.calls import Item, calls_of_run, spent_by_feature
 from saeinterp_mcp.asking.prices import load_prices
 from saeinterp_mcp.asking.runs import Run
@@ -57,6 +57,7 @@ class Questions:
         """Why nothing new is asked."""
         self._halt = asyncio.Event()
         self._slots = asyncio.Semaphore(execution.concurrency)
+        self._tried: set[Asker] = set()
 
     async def open(self, stack: AsyncExitStack, specs: Sequence[str | None]) -> list[Asker | None]:
         """One asker for each client; both of one model are one. They share the ceilings."""
@@ -64,7 +65,8 @@ class Questions:
         account: Account | None = None
         prices = load_prices(self.execution.prices)
         for spec in dict.fromkeys(spec for spec in specs if spec is not None):
-            client = open_client(spec)
+            # the SDK's own second try could be a second payment
+            client = open_client(spec, max_retries=0) if self.execution.never_repeat else open_client(spec)
             rate = prices.of(client.name)
             if account is None:
                 before = self.run.ledger.look(lambda c: list(calls_of_run(c, self.run.run)))
@@ -98,12 +100,24 @@ class Questions:
     async def ahead(self, asker: Asker, items: Sequence[Item]) -> None:
         """Put questions into batches, and wait until all that a ceiling leaves room for are answered."""
         left = list(items)
+        if asker not in self._tried and (first := self._unanswered(asker, left)) is not None:
+            # alone: what the model refuses (an option, a key) is learnt before thousands are handed in
+            self._tried.add(asker)
+            with suppress(BudgetReached):
+                await self._unless_stopped(asker.ask(*first))
         while left:
             replies = await self._unless_stopped(asker.ask_batch(left))
             no_room = [item for item, reply in zip(left, replies, strict=True) if reply.reason == "budget"]
             if len(no_room) == len(left):
                 return
             left = no_room  # estimates are at most: what came back took less, and there may be room again
+
+    def _unanswered(self, asker: Asker, items: Sequence[Item]) -> Item | None:
+        """The first that has no answer on record; None where there are not several, so that nothing is learnt for."""
+        keys = [item.request.key(asker.client.name) for item in items]
+        known = self.run.ledger.answered(keys)
+        left = [item for item, key in zip(items, keys, strict=True) if key not in known]
+        return left[0] if len(left) > 1 else None
 
     @contextmanager
     def stoppable(self) -> Iterator[None]:

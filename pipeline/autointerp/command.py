@@ -25,6 +25,10 @@ Controls = Annotated[
     int, typer.Option(min=0, help="Features whose trials a wrong label is tried on too, for the report")
 ]
 TextModel = Annotated[str | None, typer.Option(help="local:DIR, for surprisal")]
+Think = Annotated[
+    int | None,
+    typer.Option(min=0, help="Room in answers for models that think first; also SAEINTERP_THINK_TOKENS"),
+]
 Seed = Annotated[int, typer.Option(min=0, help="Of excerpts and trials")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what it would ask and cost")]
 MaxUsd = Annotated[float | None, typer.Option(min=0, help="Ceiling of the run, in dollars")]
@@ -72,6 +76,7 @@ def explain(
     trials: Trials = 40,
     controls: Controls = 0,
     seed: Seed = 0,
+    think_tokens: Think = None,
     dry_run: DryRun = False,
     max_usd: MaxUsd = None,
     max_calls: MaxCalls = None,
@@ -100,6 +105,7 @@ def explain(
             statistics=statistics,
             vocabulary=vocabulary,
             seed=seed,
+            think_tokens=_room(think_tokens),
         ),
         score=_scores(score, ctx.params, explained_by=model) if score else None,
         selection=Selection(
@@ -125,6 +131,7 @@ def score(
     trials: Trials = 40,
     controls: Controls = 0,
     seed: Seed = 0,
+    think_tokens: Think = None,
     dry_run: DryRun = False,
     max_usd: MaxUsd = None,
     max_calls: MaxCalls = None,
@@ -207,6 +214,7 @@ def _scores(methods: str, given: dict[str, Any], explained_by: str | None = None
         n_trials=given["trials"],
         n_controls=given["controls"],
         seed=given["seed"],
+        think_tokens=_room(given["think_tokens"]),
         judge=given["judge"],
     )
     if not any(map(needs_judge, config.methods)):
@@ -220,6 +228,12 @@ def _scores(methods: str, given: dict[str, Any], explained_by: str | None = None
             "(or set SAEINTERP_JUDGES)"
         )
     return config.model_copy(update={"judge": others[0]})
+
+
+def _room(think_tokens: int | None) -> int:
+    from saeinterp_mcp.config import Settings
+
+    return Settings.from_environment().think_tokens if think_tokens is None else think_tokens
 
 
 def _made(kind: type[Frozen], **values: Any) -> Any:

@@ -25,6 +25,8 @@ class ExplainConfig(Frozen):
     """Words that the search label may use, one a line; any when not given."""
     seed: NonNegativeInt = 0
     """Of the excerpts shown."""
+    think_tokens: NonNegativeInt = 0
+    """Room in each answer for a model that thinks before it answers."""
 
     @model_validator(mode="after")
     def _has_a_model(self) -> "ExplainConfig":
@@ -52,6 +54,8 @@ class ScoreConfig(Frozen):
     """Features whose trials are also judged with the label of another feature: what a wrong label gets."""
     seed: NonNegativeInt = 0
     """Of the trials."""
+    think_tokens: NonNegativeInt = 0
+    """Room in each answer for a judge that thinks before it answers."""
 
     @model_validator(mode="after")
     def _methods_fit(self) -> "ScoreConfig":

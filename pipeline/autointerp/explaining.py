@@ -28,6 +28,8 @@ def explainer_of(config: ExplainConfig) -> Explainer:
         options["statistics"] = config.statistics
     if config.vocabulary is not None:
         options["vocabulary"] = str(config.vocabulary)
+    if config.think_tokens and EXPLAINERS[config.explainer].needs_model:
+        options["think_tokens"] = config.think_tokens
     return EXPLAINERS[config.explainer](**options)
 
 

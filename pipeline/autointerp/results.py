@@ -157,8 +157,12 @@ def worst(rows: Sequence[FeatureRow], n: int) -> list[FeatureRow]:
     """The labels with the lowest scores (of a label's several methods the lowest above its floor), worst first."""
 
     def key(row: FeatureRow) -> tuple[float, int]:
-        over = [s.score - s.floor for s in row.scores if s.score is not None]
-        return (min(over), row.feature)
+        return (min(_over_floor(row)), row.feature)
 
-    scored = [row for row in rows if any(s.score is not None for s in row.scores)]
+    scored = [row for row in rows if _over_floor(row)]
     return sorted(scored, key=key)[:n]
+
+
+def _over_floor(row: FeatureRow) -> list[float]:
+    """Of the scores that are about the label; an intruder's is about the feature."""
+    return [s.score - s.floor for s in row.scores if s.score is not None and s.method != "intruder"]

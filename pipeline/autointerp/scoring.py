@@ -43,7 +43,9 @@ def prepare(store: Store, label: Label, method: Method, config: ScoreConfig) -> 
     test = Test(label.feature, method, config.n_trials, config.seed)
     claim = Claim(label.claim if test.scorer.reads_claim else None, label)
     drawn = drawn_for(store, test, claim)
-    return Sitting(test, claim, drawn, tuple(test.scorer.requests(label.claim, drawn.trials)))
+    asked = test.scorer.requests(label.claim, drawn.trials)
+    parts = tuple((request.with_room(config.think_tokens), trials) for request, trials in asked)
+    return Sitting(test, claim, drawn, parts)
 
 
 def finish(

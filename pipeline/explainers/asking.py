@@ -28,6 +28,8 @@ class AskingExplainer(Explainer):
     """Tokens of an excerpt before the one that fires (sequences)."""
     after: Count = 7
     """Tokens behind it."""
+    think_tokens: int = Field(default=0, ge=0)
+    """Room in the answer for a model that thinks first."""
 
     def read(self, store: Store, reply: Reply) -> Explanation:
         """The explanation in an `answered` reply."""
@@ -54,4 +56,4 @@ class AskingExplainer(Explainer):
             user=words.user,
             answer_schema=ANSWER_SCHEMA,
             max_tokens=MAX_ANSWER_TOKENS,
-        )
+        ).with_room(self.think_tokens)

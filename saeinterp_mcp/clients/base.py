@@ -25,6 +25,12 @@ class Request(Frozen):
     max_tokens: int = 1000
     """Of the answer."""
 
+    def with_room(self, think_tokens: int) -> "Request":
+        """The same with room in the answer for a model that thinks before it answers."""
+        if not think_tokens:
+            return self
+        return self.model_copy(update={"max_tokens": self.max_tokens + think_tokens})
+
     def key(self, model: str) -> str:
         """Names the question put to that model: the same key is never paid for twice."""
         return fingerprint([model, self.model_dump(mode="json")])

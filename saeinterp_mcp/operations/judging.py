@@ -170,7 +170,8 @@ def _by_model(
             f"store {store.name!r} has no place to write down what a judge is asked, and nothing is asked without "
             "that; name a file with --labels FILE, or use judge self"
         )
-    parts = scorer.requests(claim, trials)
+    room = Settings.from_environment().think_tokens
+    parts = [(request.with_room(room), part) for request, part in scorer.requests(claim, trials)]
     try:
         with _turn, _run(store, ledger) as run:
             import asyncio  # slow to load, and most servers have no judge
