@@ -173,3 +173,21 @@ def test_a_client_without_batches_is_refused_at_the_start(store: Path, tmp_path:
     assert done.code == 2
     assert "knows no message batches; leave --batch out" in done.err
     assert not store.with_name("store.runs.sqlite").exists()
+
+
+def test_what_a_model_refuses_is_known_before_thousands_are_handed_in(store: Path) -> None:
+    refused = frozenset({"temperature", "seed", "max_completion_tokens"})
+    with fake_server(scripted_model.knows, refuses=refused) as server:
+        done = explained(server, store, *TOLD[:2], *BATCH)
+        assert done.code == 0, done.err
+        assert submitted(server) == 1
+        assert server.n_batched == 3, "of four that fire one went ahead alone"
+    assert report(store)["usage"]["failed, by reason"] == {}
+
+
+def test_a_model_that_thinks_is_given_room(store: Path) -> None:
+    with fake_server(scripted_model.knows) as server:
+        assert scored(server, store, "--features", "0", "--trials", "20", "--think-tokens", "4000").code == 0
+        limits = [body.get("max_tokens") or body["max_completion_tokens"] for body in server.bodies()]
+    assert limits[0] == 5000
+    assert set(limits[1:]) == {4500}
