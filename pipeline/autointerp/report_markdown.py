@@ -12,9 +12,9 @@ HEAD = (
 )  # fmt: skip
 NOTE = (
     "Scores are of held-out trials, none of which an explainer saw. Floor: reached without any knowledge; above floor: "
-    "labels whose 95 % interval lies above it, without the near misses too. Search label: the words that go with the feature, found without a "
-    "model, on the same trials. Wrong labels: labels of other features on these trials. Unanswered trials are in no "
-    "score. Nothing is corrected for the number of features."
+    "labels whose 95 % interval lies above it, without the near misses too. Search label: the words that go with the "
+    "feature, found without a model, on the same trials. Wrong labels: labels of other features on these trials. "
+    "Unanswered trials are in no score. Nothing is corrected for the number of features."
 )
 """What the columns mean."""
 

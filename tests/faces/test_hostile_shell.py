@@ -236,7 +236,9 @@ def test_a_million_characters_make_no_long_answer(tool: str, big: ServedStores) 
             assert len(error or "") <= 2_100
             if body is not None:
                 found.append(body)
-    if tool == "label_score":  # the feature is nowhere silent, so it cannot be tested: all is refused, in short words
+    if (
+        tool == "label_score"
+    ):  # the feature is nowhere silent, so it cannot be tested: all is refused, in short words
         assert found == []
         return
     assert found
@@ -310,5 +312,7 @@ SIMPLE: dict[str, st.SearchStrategy[Any]] = {
     "number": st.floats(0, 100) | st.floats(),
     "boolean": st.booleans(),
     "null": st.none(),
-    "object": st.dictionaries(st.sampled_from(["t1", "t2", *PAYLOADS]), st.floats() | st.text(max_size=9), max_size=4),
+    "object": st.dictionaries(
+        st.sampled_from(["t1", "t2", *PAYLOADS]), st.floats() | st.text(max_size=9), max_size=4
+    ),
 }

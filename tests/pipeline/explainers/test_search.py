@@ -15,7 +15,9 @@ from tests.pipeline.explainers.world import CAT, EVERYWHERE, ROLLER, SWIM, outfi
 def test_the_word_that_goes_with_it_is_the_label() -> None:
     said = Search().explain(store_of("pets"), CAT, 0)
     assert (said.label, said.granularity, said.polarity, said.rule) == ("cat", "token", "present", None)
-    assert said.explanation.startswith("Fires where the firing token is cat (100 % of tokens where it fires, ")
+    assert said.explanation.startswith(
+        "Fires where the firing token is cat (100 % of tokens where it fires, "
+    )
 
 
 def test_in_sets_it_is_a_rule_too() -> None:
