@@ -124,7 +124,7 @@ def test_a_judged_test_that_cannot_be_is_refused(changes: dict[str, Any], said: 
 
 def test_a_test_that_beats_its_floor_only_by_near_misses_supports_nothing() -> None:
     by_near_misses = judged(0.6, low_without_near_misses=0.48)
-    with pytest.raises(BadInput, match="only with the near misses.*low end is 0.48, not above 0.5"):
+    with pytest.raises(BadInput, match=r"only with the near misses.*low end is 0.48, not above 0.5"):
         gate(recorded(by_near_misses))
     with pytest.raises(BadInput, match="without them too few trials are left"):
         gate(recorded(judged(0.6, low_without_near_misses=None)))
