@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from saeinterp_mcp.errors import BadInput, Unavailable
 
 LOSS_SECONDS = 60.0
 LOSS_SECONDS_A_TEXT = 5.0
+SUFFIXES = (".json", ".safetensors", ".bin", ".model", ".txt", ".jinja")
+SAMPLED = 1 << 20
+"""Bytes of the beginning and the end of each file that name a model: all of them would take minutes."""
 
 
 class LocalClient(Client):
@@ -23,7 +27,7 @@ class LocalClient(Client):
         self, folder: Path, timeout_seconds: float = 600.0, process: WorkerProcess | None = None
     ) -> None:
         """Raises BadInput where the folder holds no model."""
-        self.name = f"local:{folder}"
+        self.name = name_of(folder)
         self._model, self._seconds = _folder(folder), timeout_seconds
         self._process = process or WorkerProcess()
         self._turns = ThreadPoolExecutor(1)
@@ -63,7 +67,7 @@ class TextModel:
 
     def __init__(self, folder: Path, process: WorkerProcess | None = None) -> None:
         """Raises BadInput where the folder holds no model."""
-        self.name = f"local:{folder}"
+        self.name = name_of(folder)
         self._model = _folder(folder)
         self._process = process or WorkerProcess()
 
@@ -92,6 +96,24 @@ class TextModel:
     def close(self) -> None:
         """End the child; the next use starts another."""
         self._process.close()
+
+
+def name_of(folder: Path) -> str:
+    """`local:NAME#0123abcd`: wherever it lies, and another name for other weights, so that no old answer is theirs.
+
+    Raises:
+        BadInput: the folder holds no model.
+    """
+    seen = sha256()
+    for file in sorted(Path(_folder(folder)).iterdir()):
+        if file.suffix in SUFFIXES and file.is_file():
+            size = file.stat().st_size
+            seen.update(f"{file.name} {size}\n".encode())
+            with file.open("rb") as content:
+                seen.update(content.read(SAMPLED))
+                content.seek(max(0, size - SAMPLED))
+                seen.update(content.read(SAMPLED))
+    return f"local:{folder.resolve().name}#{seen.hexdigest()[:8]}"
 
 
 def _folder(folder: Path) -> str:

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import re
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -10,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from saeinterp_mcp.clients.base import Reply, Request
-from saeinterp_mcp.clients.local import LocalClient, TextModel
+from saeinterp_mcp.clients.local import LocalClient, TextModel, name_of
 from saeinterp_mcp.clients.worker_process import WorkerProcess
 from saeinterp_mcp.errors import BadInput, Unavailable
 from tests.clients.asking import REQUEST
@@ -65,7 +67,18 @@ def test_the_shipped_model_answers_though_it_knows_no_json(process: WorkerProces
     assert one.usage is not None
     assert one.usage.output_tokens == 12
     assert str(one.model).startswith("model:")
-    assert client.name == f"local:{MODEL}"
+    assert re.fullmatch(r"local:model#[0-9a-f]{8}", client.name)
+
+
+def test_a_model_is_named_by_its_weights_wherever_it_lies(tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(MODEL, tmp_path / "model"))
+    assert name_of(copy) == name_of(MODEL)
+    (weights,) = copy.glob("*.safetensors")
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.chmod(0o644)
+    weights.write_bytes(content)
+    assert name_of(copy) != name_of(MODEL)
 
 
 def test_a_prompt_that_is_too_long_is_refused_and_not_cut(process: WorkerProcess) -> None:
