@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -46,7 +47,8 @@ def commands() -> list[tuple[str, str]]:
 def workplace(tmp_path_factory: pytest.TempPathFactory, pycode_store: Path) -> Path:
     """A folder as a reader has it: the demo's store, and the bundle that docs/bundle.md makes."""
     folder = tmp_path_factory.mktemp("reader")
-    (folder / "demo-store").symlink_to(pycode_store)
+    # of its own: runs and labels lie beside it, and other tests look what is beside theirs
+    shutil.copytree(pycode_store, folder / "demo-store", copy_function=os.link)
     (folder / "examples").symlink_to(ROOT / "examples")
     for code in blocks((ROOT / "docs" / "bundle.md").read_text(encoding="utf-8"), "python"):
         subprocess.run([sys.executable, "-c", code], cwd=folder, check=True)

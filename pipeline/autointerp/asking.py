@@ -9,11 +9,11 @@ from typing import TypeVar
 from pipeline.autointerp.config import Execution, RunConfig
 from saeinterp_mcp.asking.asker import Asker
 from saeinterp_mcp.asking.batches import BatchPace
-from saeinterp_mcp.asking.budget import Account, BudgetReached, Spent, size_of
+from saeinterp_mcp.asking.budget import Account, BudgetReached, Spent, size_of, total
 from saeinterp_mcp.asking.calls import Item, calls_of_run, spent_by_feature
 from saeinterp_mcp.asking.prices import load_prices
 from saeinterp_mcp.asking.runs import Run
-from saeinterp_mcp.clients.base import BatchClient, Reply
+from saeinterp_mcp.clients.base import BatchClient, Reply, Request
 from saeinterp_mcp.clients.open_client import open_client
 from saeinterp_mcp.errors import BadInput, SaeInterpError, Unavailable
 
@@ -97,6 +97,25 @@ class Questions:
             self._refuse_if_stopped()
             return await asker.ask(*item)
 
+    def check_room(self, asker: Asker, feature: int, requests: Sequence[Request]) -> None:
+        """Refuse a test that a ceiling of the feature would cut off in the middle: half a test is paid for nothing.
+
+        Raises:
+            BudgetReached: the feature has no room for all of it.
+        """
+        known = self.run.ledger.answered([request.key(asker.client.name) for request in requests])
+        left = [request for request in requests if request.key(asker.client.name) not in known]
+        more = total(size_of(request).worth(asker.rate, self.execution.batch) for request in left)
+        if not left:
+            return
+        try:
+            asker.account.reserve_now(feature, more)
+        except BudgetReached as reached:
+            if reached.per == "feature":
+                raise
+        else:
+            asker.account.settle(feature, more, Spent())
+
     async def ahead(self, asker: Asker, items: Sequence[Item]) -> None:
         """Put questions into batches, and wait until all that a ceiling leaves room for are answered."""
         left = list(items)
@@ -113,11 +132,15 @@ class Questions:
             left = no_room  # estimates are at most: what came back took less, and there may be room again
 
     def _unanswered(self, asker: Asker, items: Sequence[Item]) -> Item | None:
-        """The first that has no answer on record; None where there are not several, so that nothing is learnt for."""
+        """The first that was never sent; None where there are not several, so that there is nothing to learn for.
+
+        What was sent before may be in a batch that is under way, and is left to it.
+        """
         keys = [item.request.key(asker.client.name) for item in items]
         known = self.run.ledger.answered(keys)
-        left = [item for item, key in zip(items, keys, strict=True) if key not in known]
-        return left[0] if len(left) > 1 else None
+        left = [(item, key) for item, key in zip(items, keys, strict=True) if key not in known]
+        new = (item for item, key in left if asker.newest(key) is None)
+        return next(new, None) if len(left) > 1 else None
 
     @contextmanager
     def stoppable(self) -> Iterator[None]:

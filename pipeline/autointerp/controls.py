@@ -20,7 +20,11 @@ def wrong_labels(rows: Sequence[FeatureRow], config: ScoreConfig) -> Iterator[tu
     labelled = [row for row in rows if row.state == "labelled" and row.label]
     order = rng(config.seed, "controls").permutation(len(labelled))
     pairs = zip(order.tolist(), np.roll(order, 1).tolist(), strict=True)
-    chosen = [(labelled[i], labelled[j]) for i, j in pairs if labelled[i].feature != labelled[j].feature]
+    chosen = [
+        (mine, other)
+        for mine, other in ((labelled[i], labelled[j]) for i, j in pairs)
+        if mine.feature != other.feature and _claim(mine) != _claim(other)
+    ]
     for mine, other in chosen[: config.n_controls]:
         wrong = Label(
             label_id="",
@@ -32,3 +36,8 @@ def wrong_labels(rows: Sequence[FeatureRow], config: ScoreConfig) -> Iterator[tu
         for method in config.methods:
             if needs_judge(method) and SCORERS[method].reads_claim:
                 yield method, wrong
+
+
+def _claim(row: FeatureRow) -> tuple[str | None, str | None]:
+    """Two features of one meaning have one claim: that of the other is not wrong."""
+    return row.label, row.explanation

@@ -30,6 +30,10 @@ CATEGORY_OF: Final[dict[str, dict[Granularity, str]]] = {
 """The usual category of labels for a granularity, by kind of store."""
 
 
+class AlreadyThere(Exception):
+    """Another run has written this draft meanwhile."""
+
+
 def source_of(store: Store, config: ExplainConfig) -> str:
     """Names what wrote a draft: explainer, model, wording, seed and the store as it is now."""
     told = config.model_dump(mode="json", exclude={"vocabulary"})
@@ -94,7 +98,14 @@ def save_draft(
     }
 
     def check(connection: "sqlite3.Connection", label: Label) -> Label:
+        if source in {
+            known.source for known in labels_of(connection, store.lineage, [feature], retired=True)
+        }:
+            raise AlreadyThere
         check_cited(connection, store.lineage, label.evidence)
         return label
 
-    return save_label(store.need_labels, store.lineage, feature, changes, check=check)
+    try:
+        return save_label(store.need_labels, store.lineage, feature, changes, check=check)
+    except AlreadyThere:  # by another run at the same time
+        return drafts_of(store, source)[feature]

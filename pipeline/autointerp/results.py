@@ -61,6 +61,7 @@ class MethodSummary(Frozen):
     method: str
     measure: str
     floor: float
+    """The mean where each label has its own (rule: its best token)."""
     n_labels: int
     """With a score."""
     n_without: int
@@ -136,7 +137,7 @@ def _summary(method: str, scores: list[MethodScore], controls: list[float]) -> M
     return MethodSummary(
         method=method,
         measure=scores[0].measure,
-        floor=scores[0].floor,
+        floor=float(np.mean([s.floor for s in scores])),
         n_labels=len(known),
         n_without=len(scores) - len(known),
         n_trials=sum(s.n for s in scores),

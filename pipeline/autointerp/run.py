@@ -157,8 +157,13 @@ class AutoInterpRun:
             self._add(FeatureRow(feature=task.feature, state="left out", reason=str(left)))
             return
         scores: list[MethodScore] = []
+        ended: SaeInterpError | None = None
         if label.status != "unclear" and self.config.score is not None:
-            scores = await self._scores(label, self.config.score)
+            try:
+                scores = await self._scores(label, self.config.score)
+            except SaeInterpError as error:  # the draft is there and paid for, and is told of
+                self._untested["all methods: the run ended before"] += 1
+                ended = error
         self._add(
             FeatureRow(
                 feature=label.feature,
@@ -170,6 +175,8 @@ class AutoInterpRun:
                 scores=tuple(scores),
             )
         )
+        if ended is not None:
+            raise ended
 
     async def _label(self, task: Task) -> Label:
         """The label of a task: the one it is about, the draft on record, or a new one."""
@@ -277,6 +284,10 @@ class AutoInterpRun:
     async def _judged(self, sitting: Sitting, purpose: str) -> list[Reply]:
         assert self._judging is not None, "a method that needs a judge has one"
         asker, feature = self._judging, sitting.test.feature
+        try:
+            self._questions.check_room(asker, feature, [request for request, _ in sitting.parts])
+        except BudgetReached as reached:
+            raise LeftOut("ceiling of the feature") from reached
         asked = [self._questions.ask(asker, Item(feature, purpose, request)) for request, _ in sitting.parts]
         replies = await asyncio.gather(*asked, return_exceptions=True)
         for reply in replies:

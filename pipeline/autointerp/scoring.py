@@ -12,6 +12,7 @@ from saeinterp_mcp.labels.heldout import judged_test, tests_of
 from saeinterp_mcp.labels.records import HeldoutTest, Label
 from saeinterp_mcp.operations.judged_tests import Drawn, drawn_for, graded, put_on_record
 from saeinterp_mcp.operations.judging import Judged, Part, read_replies
+from saeinterp_mcp.operations.label_save import rule_scope
 from saeinterp_mcp.operations.label_score import label_score
 from saeinterp_mcp.operations.score_records import Claim, LabelScore, Test
 from saeinterp_mcp.scorers import SCORERS
@@ -86,8 +87,9 @@ def known_scores(
 ) -> dict[str, MethodScore]:
     """Method to the score of this very test, where it is on record already."""
     found: dict[str, MethodScore] = {}
+    scope = rule_scope(store, label)
     for test in tests_of(store.need_labels, store.lineage, label.feature):
-        if test.fingerprint == store.fingerprint and _is_of(test, label, config, judge):
+        if test.fingerprint == store.fingerprint and _is_of(test, label, scope, config, judge):
             found[test.method] = _recorded(test)
     return found
 
@@ -101,9 +103,13 @@ def n_answered(sitting: Sitting, ledger: Ledger, judge: str) -> int | None:
     return len(read_replies(sitting.test.scorer, sitting.parts, known)[0])
 
 
-def _is_of(test: HeldoutTest, label: Label, config: ScoreConfig, judge: str | None) -> bool:
+def _is_of(
+    test: HeldoutTest, label: Label, scope: str | None, config: ScoreConfig, judge: str | None
+) -> bool:
     if test.method == "rule":
-        return label.rule is not None and test.rule == label.rule and test.where is None
+        return (
+            label.rule is not None and test.rule == label.rule and test.scope == scope and test.where is None
+        )
     reads = SCORERS[test.method].reads_claim if test.method in SCORERS else True
     text = label.claim if reads else None
     if test.text != text:

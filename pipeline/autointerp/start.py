@@ -29,6 +29,8 @@ from saeinterp_mcp.operations.judging import ledger_of
 from saeinterp_mcp.store.base import Store
 from saeinterp_mcp.store.open import open_store
 
+PAID = ("refused", "truncated", "invalid", "uncertain")
+"""Reasons for a feature without a label that another start does not change."""
 PACKAGES = ("saeinterp-mcp", "anthropic", "openai", "transformers", "torch")
 
 
@@ -78,12 +80,21 @@ def start_run(
                 outcome = asyncio.run(
                     AutoInterpRun(store, config, execution, run, tasks, advance).carry_out()
                 )
-            if outcome.stopped:
-                run.finish("stopped", outcome.stopped)
+            if why := outcome.stopped or unanswered(outcome):
+                run.finish("stopped", why)
+                outcome = outcome._replace(stopped=why)
         results = results_of(store, ledger, run, told, tasks, outcome)
     folder = report or location.resolve().with_name(f"{location.resolve().name}.runs") / run.run
     write_report(folder, results)
     return Finished(results, folder)
+
+
+def unanswered(outcome: Outcome) -> str | None:
+    """Why a run is not done although it worked through everything: questions that the next start can ask again."""
+    said = [row.reason or "" for row in outcome.rows]
+    reasons = [why.partition(": ")[2] for why in said if why.startswith("explainer: ")]
+    n = sum(reason not in PAID and not reason.startswith("invalid answer") for reason in reasons)
+    return f"{n} of the explainer's questions have no answer; start again to ask them" if n else None
 
 
 def opened(location: Path, labels: Path | None) -> tuple[Store, Ledger]:
@@ -107,7 +118,7 @@ def held_open(store: Store) -> Iterator[None]:
     if not isinstance(store.labels, LabelFile):
         yield
         return
-    with closing(store.labels.open()):
+    with closing(store.labels.guarded(store.labels.open)):
         yield
 
 

@@ -38,7 +38,13 @@ class RunLock:
         """The lock; None if another has it."""
         until = time.monotonic() + wait_seconds
         while True:
-            file = path.open("ab")
+            try:
+                file = path.open("ab")
+            except OSError as error:
+                raise BadInput(
+                    f"{path.parent} cannot be written: {error.strerror}. What is asked is written down beside the "
+                    "store; where its folder is read-only, beside the labels file: name one with --labels FILE"
+                ) from error
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if is_at(path, file):

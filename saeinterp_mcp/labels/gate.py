@@ -36,12 +36,18 @@ def supported_by(
     of_now = [test for test in tests if test.is_of(fingerprint)]
     measured = [test for test in of_now if test.low is not None]
     known = [test for test in measured if test.method not in OF_LIKENESS] or measured
-    if known and known[-1].beats_floor:
+    known = [test for test in known if not (_looked_up(test) and test.beats_floor)] or known
+    if known and known[-1].beats_floor and not _looked_up(known[-1]):
         return known[-1]
     missing = _missing(connection, lineage, label, scope, tests, known or of_now)
     raise BadInput(
         f"this label cannot be called supported yet: {missing}. Save it with status draft or unclear meanwhile"
     )
+
+
+def _looked_up(test: Score) -> bool:
+    """Whether who sat the test had been shown units of its trials before: what it got right may be memory."""
+    return test.judge == "self" and bool(test.n_seen)
 
 
 def _missing(
@@ -59,6 +65,11 @@ def _missing(
         )
     if of_now:
         last = of_now[-1]
+        if _looked_up(last) and last.beats_floor:
+            return (
+                f"whoever sat its held-out test {last.evidence} had been shown units of {last.n_seen} of its trials "
+                "before (by other trial sets, or examples with split all). Have it judged by a model, or test a rule"
+            )
         if last.low is None:
             return f"its held-out test {last.evidence} has no interval, because there is too little data"
         if last.floor is not None and last.low > last.floor:

@@ -165,6 +165,8 @@ _JUDGED = (
     "INSERT INTO label_words (rowid, text, rule, category, notes, explanation) "
     "SELECT l.id, r.text, r.rule, r.category, r.notes, r.explanation FROM labels l "
     "JOIN label_revisions r ON r.id = l.current WHERE NOT r.retired",
+    # which samples were shown with a feature's activation is asked before each test of its labels
+    "CREATE INDEX answers_about ON answers (store, operation, json_extract(arguments, '$.feature'))",
     """
     CREATE TABLE trial_sets (
         trial_set TEXT PRIMARY KEY,

@@ -1,6 +1,7 @@
 """Blinded trial sets: what an agent was shown of the held-out units, so that it is graded once and sees none twice."""
 
 import json
+import zlib
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -54,6 +55,24 @@ def known_since(connection: "sqlite3.Connection", lineage: str, feature: int, cl
     )
     found = [connection.execute(ask, (lineage, feature, claim)).fetchone()[0] for ask in asks]
     return min((str(when) for when in found if when), default=None)
+
+
+def shown_in_answers(
+    connection: "sqlite3.Connection", lineage: str, feature: int, until: str | None
+) -> set[int]:
+    """Samples (rows of the input) that recorded answers showed with a feature's activation, of all units, by then."""
+    ask = (
+        "SELECT result FROM answers WHERE store = ? AND operation = 'feature_examples' AND "
+        "json_extract(arguments, '$.feature') = ? AND json_extract(arguments, '$.split') = 'all' AND "
+        "(?3 IS NULL OR made_at <= ?3)"
+    )
+    found: set[int] = set()
+    for (packed,) in connection.execute(ask, (lineage, feature, until)):
+        result = json.loads(zlib.decompress(packed))
+        if "sample" in result.get("columns", ()):
+            at = result["columns"].index("sample")
+            found.update(int(row[at]) for row in result["rows"])
+    return found
 
 
 def keep_grade(database: LabelDatabase, trial_set: str, test: HeldoutTest) -> int:

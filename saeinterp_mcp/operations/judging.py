@@ -1,5 +1,6 @@
 """Who answers the trials of a test: a language model that the operator configured, the text embedder, a local model."""
 
+import os
 import threading
 import time
 from collections import Counter
@@ -108,7 +109,7 @@ def ledger_of(store: Store) -> "Ledger | None":
     from saeinterp_mcp.asking.schema import SUFFIX
 
     folder = getattr(store.backend, "path", None)
-    if isinstance(folder, Path):
+    if isinstance(folder, Path) and os.access(folder.resolve().parent, os.W_OK):
         return ledger_beside(folder)
     if isinstance(store.labels, LabelFile):
         return Ledger(store.labels.path.with_name(store.labels.path.name + SUFFIX))

@@ -7,7 +7,14 @@ import numpy as np
 from saeinterp_mcp.errors import BadInput, UnknownName
 from saeinterp_mcp.fingerprint import fingerprint
 from saeinterp_mcp.labels.records import TrialSetRecord
-from saeinterp_mcp.labels.trial_sets import find_set, graded_already, keep_set, known_since, sets_of
+from saeinterp_mcp.labels.trial_sets import (
+    find_set,
+    graded_already,
+    keep_set,
+    known_since,
+    sets_of,
+    shown_in_answers,
+)
 from saeinterp_mcp.operations.score_records import Claim, Test
 from saeinterp_mcp.scorers.base import Trial
 from saeinterp_mcp.store.base import Store
@@ -27,15 +34,19 @@ def n_seen(
     """
     database = store.need_labels
     nothing: list[TrialSetRecord] = []
+    since: str | None = None
     sets = database.read(lambda c: sets_of(c, store.lineage, feature), nothing)
     if sitting is not None:
         sets = [one for one in sets if one.trial_set != sitting.trial_set and one.made_at <= sitting.made_at]
-    elif sets:
+    else:
         since = database.read(lambda c: known_since(c, store.lineage, feature, claim), None)
         sets = [one for one in sets if one.claim != claim and (since is None or one.made_at <= since)]
-    if not sets:
+    # whoever sits a test may look things up until it is graded
+    told: set[int] = database.read(lambda c: shown_in_answers(c, store.lineage, feature, since), set())
+    sources = told | {source for one in sets for shown in one.shown.values() for source in shown}
+    if not sources:
         return 0
-    seen = _units_shown(store, sets)
+    seen = _units_of(store, sources)
     return sum(not seen.isdisjoint(e.unit for e in t.excerpts) for t in trials)
 
 
@@ -110,7 +121,6 @@ def _that_fit(trials: Sequence[Trial]) -> tuple[Trial, ...]:
     return tuple(t for t, end in zip(trials, ends, strict=True) if end <= MAX_SHOWN)
 
 
-def _units_shown(store: Store, sets: Sequence[TrialSetRecord]) -> set[int]:
-    sources = {source for one in sets for shown in one.shown.values() for source in shown}
+def _units_of(store: Store, sources: set[int]) -> set[int]:
     samples = np.flatnonzero(np.isin(store.source, np.array(sorted(sources), np.int64)))
     return set(store.backend.column("samples/unit")[samples].tolist())

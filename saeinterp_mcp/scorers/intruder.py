@@ -34,6 +34,8 @@ class Intruder(Scorer):
         if n < MIN_PER_CLASS:
             raise BadInput(f"a test of {n} trials cannot be graded: ask for {MIN_PER_CLASS} or more")
         kept = Excerpts(store)
+        # each trial needs a silent unit too: where firing ones took them all, none would be left
+        n = min(n, max(MIN_PER_CLASS, (store.n_units("all") - store.n_units("explain")) // N_SHOWN))
         firing = firing_excerpts(kept, feature, N_FIRING * n, seed, N_FIRING * MIN_PER_CLASS)
         silent = silent_excerpts(kept, feature, len(firing) // N_FIRING, seed, firing, frozenset())
         n_trials = equal(kept, feature, len(firing) // N_FIRING, len(silent))

@@ -15,6 +15,7 @@ from saeinterp_mcp.labels.trial_sets import keep_grade
 from saeinterp_mcp.operations.evidence_replay import whole_answer
 from saeinterp_mcp.operations.label_score import label_score
 from saeinterp_mcp.operations.score_records import LabelScore
+from saeinterp_mcp.scorers import SCORERS
 from saeinterp_mcp.store.base import Store
 from saeinterp_mcp.store.memory_store import memory_store
 from saeinterp_mcp.store.served import ServedStores
@@ -293,16 +294,38 @@ def test_a_failed_test_refuses_support(store: Store) -> None:
         ask(store, "label_save", feature=0, label_id=label["label_id"], status="supported")
 
 
-def test_support_after_a_look_says_so(store: Store) -> None:
+def test_who_had_seen_the_trials_before_supports_nothing_by_sitting_them(store: Store) -> None:
     ask(store, feature=0, text="a first idea", judge="self")
     handed = ask(store, feature=0, text=CLAIM, judge="self")
     answers = {row[0]: float("def" in row[1]) for row in handed["trials"]["rows"]}
     ask(store, feature=0, trial_set=handed["trial_set"], answers=answers)
-    saved = ask(store, "label_save", feature=0, text=CLAIM, status="supported")
-    assert any(
-        "40 of the 40 trials of its test are of units that an agent had been shown" in w
-        for w in saved["warnings"]
-    )
+    with pytest.raises(BadInput, match="had been shown units of 40 of its trials before"):
+        ask(store, "label_save", feature=0, text=CLAIM, status="supported")
+
+
+def test_examples_of_held_out_samples_count_as_seen_until_the_set_is_graded(store: Store) -> None:
+    handed = ask(store, feature=0, text=CLAIM, judge="self")
+    ask(store, "feature_examples", feature=0, split="explain", limit=50)
+    ask(store, "feature_examples", feature=1, split="all", limit=50)
+    ask(store, "feature_examples", feature=0, split="all", limit=50)
+    answers = {row[0]: float("def" in row[1]) for row in handed["trials"]["rows"]}
+    graded = ask(store, feature=0, trial_set=handed["trial_set"], answers=answers)
+    looked_up = {row[0] for row in whole_rows(store, "all")} - {
+        row[0] for row in whole_rows(store, "explain")
+    }
+    drawn = SCORERS["detection"].make(store, 0, 40, 0)
+    units = store.backend.column("samples/unit")
+    places = {int(source): i for i, source in enumerate(store.source)}
+    seen = {int(units[places[sample]]) for sample in looked_up}
+    assert graded["n_seen"] == sum(t.excerpts[0].unit in seen for t in drawn) > 0
+    with pytest.raises(BadInput, match="had been shown units"):
+        ask(store, "label_save", feature=0, text=CLAIM, status="supported")
+
+
+def whole_rows(store: Store, split: str) -> list[list[Any]]:
+    answer = ask(store, "feature_examples", feature=0, split=split, limit=50)
+    at = answer["columns"].index("sample")
+    return [[row[at]] for row in answer["rows"]]
 
 
 # evidence
