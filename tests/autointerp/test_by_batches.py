@@ -62,6 +62,11 @@ def submitted(server: FakeServer) -> int:
     return counts.get("POST /v1/messages/batches", 0) + counts.get("POST /v1/batches", 0)
 
 
+def handed_in(store: Path) -> int:
+    """Batches whose id is on record."""
+    return sum(row["batch_id"] is not None for row in rows(store, "batches"))
+
+
 def asked(server: FakeServer) -> int:
     """Questions, in batches and alone."""
     return server.n_batched + server.n_requests
@@ -97,7 +102,10 @@ def test_killed_between_handing_in_and_collecting_no_batch_is_handed_in_again(
     with fake_process("tests.autointerp.scripted_model:knows", tmp_path / "log", polls=8) as server:
         told = ("explain", store, "--model", WRITER, "--score", "detection", "--judge", JUDGE, *TOLD[:4])
         with start(server, *told, *BATCH) as process:
-            wait_until(lambda: submitted(server) == (1 if moment == "explaining" else 2), process)
+            n = 1 if moment == "explaining" else 2
+            # its id is on record; a kill before that is tests/asking/test_batches.py's (here a batch ends by being
+            # asked after, which nobody does who does not know its id)
+            wait_until(lambda: submitted(server) == n and handed_in(store) == n, process)
             process.send_signal(signal.SIGKILL)
         last = finished(server, *told, *BATCH)
         assert last.code == 0, last.err
