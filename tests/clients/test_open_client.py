@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from saeinterp_mcp.clients.anthropic import AnthropicClient
-from saeinterp_mcp.clients.local import LocalClient
+from saeinterp_mcp.clients.local import LocalClient, name_of
 from saeinterp_mcp.clients.open_client import SPECS, open_client
 from saeinterp_mcp.clients.openai import OpenAIClient
 from saeinterp_mcp.clients.recorded import RecordedClient
@@ -28,12 +28,16 @@ MODEL = ROOT / "examples" / "pycode" / "model"
         ("openai:gpt-5", OpenAIClient),
         ("openai:llama3:8b@http://127.0.0.1:11434/v1", OpenAIClient),
         ("openai:org/model@v2@http://127.0.0.1:8000/v1", OpenAIClient),
-        (f"local:{MODEL}", LocalClient),
     ],
 )
 def test_a_client_has_the_name_that_it_was_opened_by(spec: str, kind: type) -> None:
     client = open_client(f" {spec}\n")
     assert (type(client), client.name) == (kind, spec)
+
+
+def test_a_local_model_is_opened_by_its_folder_and_named_by_its_weights() -> None:
+    client = open_client(f"local:{MODEL}")
+    assert (type(client), client.name) == (LocalClient, name_of(MODEL))
 
 
 def test_recorded_replies_are_opened_by_their_file(tmp_path: Path) -> None:
