@@ -12,28 +12,13 @@ from saeinterp_mcp.labels.heldout import judged_test, record_test
 from saeinterp_mcp.labels.records import HeldoutTest, Label, TrialSetRecord, above_floor
 from saeinterp_mcp.labels.revisions import labels_of
 from saeinterp_mcp.operations.base import Table, digits, sealed
-from saeinterp_mcp.operations.judging import SELF, Judged, Part, read_replies
+from saeinterp_mcp.operations.judging import SELF, Judged
 from saeinterp_mcp.operations.label_save import MANY_TESTS
 from saeinterp_mcp.operations.score_records import Baseline, Claim, LabelScore, Test
 from saeinterp_mcp.operations.trial_sets import n_seen
 from saeinterp_mcp.scorers.base import Answer, Grade, Trial
 from saeinterp_mcp.store.base import Store
 
-__all__ = [
-    "Claim",
-    "Drawn",
-    "Judged",
-    "Part",
-    "Test",
-    "blinded_result",
-    "drawn_for",
-    "graded",
-    "graded_result",
-    "heldout_test_of",
-    "put_on_record",
-    "read_replies",
-    "told",
-]
 TRIAL_COLUMNS = ["trial_id", "text"]
 WORDS_OF_MEASURE = {
     "balanced_accuracy": "balanced accuracy",

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import anthropic
 import jsonschema
 import pytest
 
@@ -55,7 +56,6 @@ def test_the_good_answer_fits_the_schema_and_the_schema_is_strict() -> None:
 
 
 def test_the_sdk_of_a_provider_takes_the_schema_as_it_is() -> None:
-    anthropic = pytest.importorskip("anthropic")
     assert anthropic.transform_schema(ANSWER_SCHEMA)["required"] == ANSWER_SCHEMA["required"]
 
 
