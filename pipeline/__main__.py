@@ -1,17 +1,20 @@
-"""`saeinterp-pipeline`: build, import, compact, export, train-sae, label, verify, status, explain, score, runs."""
+"""`saeinterp-pipeline`: build, import, attach, compact, export, train-sae, label, verify, status, explain, score, runs,
+validate."""
 
 import errno
 import json
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import typer
 
 from pipeline.autointerp.command import explain, runs, score
+from pipeline.importers.attach_command import attach
 from pipeline.labeling.command import label
 from pipeline.training.command import train_sae
+from pipeline.validation.command import validate
 from saeinterp_mcp.errors import BadInput, BadStore, SaeInterpError
 
 DISK_SAYS_NO = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -21,9 +24,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Make, check and look at stores of SAE activations.",
 )
-IMPORTERS = ("bundle", "batch-zarr", "transposed-zarr", "neuron-acts", "npz", "hdf5", "examples")
+IMPORTERS = (
+    "bundle", "batch-zarr", "transposed-zarr", "neuron-acts", "npz", "hdf5", "examples", "delphi",
+    "activations-jsonl", "neuronpedia", "sae-dashboard",
+)  # fmt: skip
 EXPORTERS = (
     "batch-zarr", "transposed-zarr", "neuron-acts", "examples", "histograms", "idf", "influences", "bundle",
+    "neuronpedia",
 )  # fmt: skip
 """Written out here too, so that `--help` needs no import; a test compares them."""
 
@@ -47,7 +54,7 @@ def build(
 def import_(
     format: Annotated[str, typer.Argument(help=f"Format of the source: {', '.join(IMPORTERS)}")],
     source: Annotated[Path, typer.Argument(help="Where it is")],
-    out: Annotated[Path, typer.Option(help="Folder of the store, which must not exist")],
+    out: Annotated[Path, typer.Option(help="Folder of the store; one made of the same is left alone")],
     metadata: Annotated[
         Path | None, typer.Option(help="Tables with tokens and groups, where the source has none")
     ] = None,
@@ -69,6 +76,23 @@ def import_(
     trust_arrays: Annotated[
         bool, typer.Option(help="Take arrays for whole without the record of a finished conversion")
     ] = False,
+    prompts: Annotated[
+        Path | None, typer.Option(help="activations-jsonl: prompts.json; default the one beside them")
+    ] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="delphi: folder or cached name; default that of the model it names")
+    ] = None,
+    hookpoint: Annotated[
+        str | None, typer.Option(help="Which, where a source holds several; neuronpedia: MODEL/SOURCE")
+    ] = None,
+    explainer: Annotated[
+        str | None, typer.Option(help="Model that explained, where the source does not say")
+    ] = None,
+    scorer: Annotated[str | None, typer.Option(help="Model that scored, where it is another one")] = None,
+    bad_files: Annotated[
+        Literal["skip", "stop"] | None,
+        typer.Option(help="Bad files or lines are passed over, or end it; default stop, of delphi skip"),
+    ] = None,
     negatives: Annotated[
         str | None, typer.Option(help="drop or abs; without it negative activations are refused")
     ] = None,
@@ -112,6 +136,12 @@ def import_(
         n_samples=n_samples,
         split_seed=split_seed or None,
         trust_arrays=trust_arrays,
+        prompts=prompts,
+        tokenizer=tokenizer,
+        hookpoint=hookpoint,
+        explainer=explainer,
+        scorer=scorer,
+        bad_files=bad_files,
     )
     typer.echo(f"{out}")
 
@@ -139,33 +169,54 @@ def export(
     batch_size: Annotated[int, typer.Option(min=1, help="Rows of a batch")] = 500_000,
     zarr_format: Annotated[int, typer.Option(min=2, max=3, help="Version of Zarr")] = 3,
     top_k: Annotated[
-        int | None, typer.Option(min=1, help="Examples of a feature (100), or outputs on either side (30)")
+        int | None,
+        typer.Option(
+            min=1, help="Examples of a feature (100; neuronpedia 20), or outputs on either side (30)"
+        ),
     ] = None,
     threshold: Annotated[float, typer.Option(min=0, help="Examples are above this")] = 0.1,
     bins: Annotated[int, typer.Option(min=1, help="Bins of a histogram")] = 100,
+    model_id: Annotated[
+        str | None, typer.Option(help="neuronpedia: its name of the model, gemma-2-2b")
+    ] = None,
+    layer: Annotated[
+        str | None, typer.Option(help="neuronpedia: its name of the source, 12-gemmascope-res-16k")
+    ] = None,
+    creator_id: Annotated[
+        str | None, typer.Option(help="neuronpedia: the user whom the records belong to")
+    ] = None,
+    creator_name: Annotated[str | None, typer.Option(help="neuronpedia: whose work it is")] = None,
+    release: Annotated[str | None, typer.Option(help="neuronpedia: name of the release")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Worker processes")] = 1,
 ) -> None:
-    """Write a store in the storage guide's formats, or back as a bundle; rows in the order of the original input."""
+    """Write a store in the storage guide's formats, for Neuronpedia, or back as a bundle."""
     from pipeline.exporters.run_export import ExportOptions, export_store
 
+    named = {"creator_id": creator_id, "creator_name": creator_name}
     options = ExportOptions(
         batch_size=batch_size,
         zarr_format=2 if zarr_format == 2 else 3,
         top_k=top_k,
         threshold=threshold,
         bins=bins,
+        model_id=model_id,
+        layer=layer,
+        release=release,
         workers=workers,
+        **{name: given for name, given in named.items() if given is not None},
     )
     written = export_store(format, store, out, options)
     counts = ", ".join(f"{n:,} {what}" for what, n in written.items())
     typer.echo(f"{out}: {counts}")
 
 
+app.command("attach")(attach)
 app.command("train-sae")(train_sae)
 app.command("explain")(explain)
 app.command("score")(score)
 app.command("runs")(runs)
 app.command("label")(label)
+app.command("validate")(validate)
 
 
 @app.command()

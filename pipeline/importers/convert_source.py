@@ -12,11 +12,15 @@ import yaml
 
 from pipeline.config import Execution
 from pipeline.fingerprint import write_whole
+from pipeline.importers.dashboard_source import open_dashboard
+from pipeline.importers.delphi_source import open_delphi
 from pipeline.importers.describe import Described, Names, describe_samples, tables_of, write_bare_samples
 from pipeline.importers.embeddings import check_reconstruction
 from pipeline.importers.examples_source import open_examples
 from pipeline.importers.hdf5_source import open_hdf5
+from pipeline.importers.jsonl_source import open_jsonl
 from pipeline.importers.neuron_source import open_neurons
+from pipeline.importers.neuronpedia_source import open_neuronpedia
 from pipeline.importers.numpy_sources import open_arrays
 from pipeline.importers.pieces import Part, write_part
 from pipeline.importers.source import Format, Source, SourceSection, all_files, refuse_pickles
@@ -36,6 +40,10 @@ OPENERS: dict[Format, Callable[[SourceSection], Source]] = {
     "npz": open_arrays,
     "hdf5": open_hdf5,
     "examples": open_examples,
+    "delphi": open_delphi,
+    "activations-jsonl": open_jsonl,
+    "neuronpedia": open_neuronpedia,
+    "sae-dashboard": open_dashboard,
 }
 MOST_ROWS = 2**32 - 2
 FIRST_ROWS = "first_rows.npy"
@@ -152,6 +160,8 @@ def _describe(section: SourceSection, source: Source, out: Path) -> Described:
                 option = "--" + name.replace("_", "-")
                 raise BadInput(f"{option} names what only metadata hold; give --metadata DIR too")
         return write_bare_samples(source.n_rows, out)
+    if vocab is None and source.token_names is not None:
+        vocab = source.token_names()
     return describe_samples(tables, Names(vocab, weapons), families, out)
 
 
@@ -176,6 +186,7 @@ def _write_config(
             "n_rows": source.n_rows,
             **source.provenance,
         },
+        **{name: said for name in ("model", "sae") if (said := getattr(source, name)) is not None},
         "checks": [*checks, *({"name": "import", "passed": None, "note": note} for note in notes)],
         "split_seed": section.split_seed,
         "coverage": source.coverage,
@@ -195,14 +206,18 @@ CONVERT_SOURCE = Stage(
         *(
             f"pipeline.importers.{name}"
             for name in (
-                "bundle", "convert_source", "describe", "embeddings", "examples_source", "hdf5_source",
-                "neuron_source", "numpy_sources", "pieces", "sequence_rows", "source", "token_families", "weights",
-                "zarr_sources",
+                "bundle", "convert_source", "dashboard_source", "delphi_cache", "delphi_source", "describe",
+                "embeddings", "examples_source", "hdf5_source", "json_lines", "jsonl_source", "neuron_source",
+                "neuronpedia_source", "numpy_sources", "pieces", "prompt_spool", "sequence_rows", "source",
+                "token_examples", "token_families", "weights", "zarr_sources",
             )
         ),
         *(
             f"saeinterp_mcp.loaders.{name}"
             for name in ("base", "batches", "files", "metadata", "neuron_acts", "transposed")
         ),
+        "pipeline.importers.results.open_results",
+        "pipeline.sources.tokenizer",
+        "pipeline.sources.tokenizer_folder",
     ),
 )  # fmt: skip

@@ -2,28 +2,39 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from pipeline.artifact import Artifact
 from pipeline.config import Execution, StoreConfig
+from pipeline.fingerprint import FileHashes, fingerprint_of
 from pipeline.importers.bundle import read_config
 from pipeline.importers.convert_source import CONVERT_SOURCE, OPENERS, open_source
-from pipeline.importers.source import SourceSection, default_name, refuse_pickles
+from pipeline.importers.dashboard_source import after_dashboard
+from pipeline.importers.delphi_source import after_delphi
+from pipeline.importers.neuronpedia_source import after_neuronpedia
+from pipeline.importers.source import Format, SourceSection, default_name, refuse_pickles
 from pipeline.progress import Reporter, default_reporter
 from pipeline.runner import run_stages
 from pipeline.stage import RunSections, Stage
 from pipeline.stages.bundle_to_store import STORE, stages_from_bundle
-from pipeline.stages.publish_store import deliver_store
+from pipeline.stages.publish_store import BUILD_LOG, deliver_store
 from pipeline.stages.store_config import BaseSource, BundleSource
 from saeinterp_mcp.errors import BadInput, nearest
 from saeinterp_mcp.frozen import Frozen, describe_validation
 from saeinterp_mcp.labels.database import copy_labels
-from saeinterp_mcp.store.manifest import Manifest, read_manifest
+from saeinterp_mcp.store.manifest import MANIFEST, Manifest, read_manifest
 
 FORMATS = ("bundle", *OPENERS)
+AFTERWARDS: dict[Format, Callable[[SourceSection, Path], tuple[str, ...]]] = {
+    "delphi": after_delphi,
+    "neuronpedia": after_neuronpedia,
+    "sae-dashboard": after_dashboard,
+}
+"""What goes beside a store that was imported: drafts of labels and tables; what to tell of it. Safe to call again."""
 Negatives = Literal["drop", "abs"] | None
 
 
@@ -78,7 +89,6 @@ def import_source(
         if straight:
             raise BadInput("--straight has no meaning for a bundle, which no loader reads; import it")
         return import_bundle(source, out, negatives, seed, execution, progress, append_to)
-    must_not_exist(out)
     refuse_pickles(source)
     if append_to is not None:
         given.setdefault("split_seed", read_manifest(append_to).split_seed)
@@ -94,8 +104,8 @@ def import_source(
         )
     except ValidationError as error:
         raise BadInput(f"import {format}: {describe_validation(error)}") from error
-    open_source(section)
     run = _run_into(out, negatives, seed, execution, append_to).model_copy(update={"source": section})
+    stages: tuple[Stage[Any], ...] = ()
     if straight:
         from pipeline.importers.run_straight import straight_stages
 
@@ -103,9 +113,18 @@ def import_source(
             raise BadInput(
                 "--straight and --append-to do not go together: activations of two places are not joined"
             )
-        return run_to_store(straight_stages(section), run, out, progress)
-    stages = stages_from_bundle(after=CONVERT_SOURCE.name, grows=append_to is not None)
-    return run_to_store((CONVERT_SOURCE, *stages), run, out, progress)
+        stages = straight_stages(section)
+    else:
+        stages = (CONVERT_SOURCE, *stages_from_bundle(CONVERT_SOURCE.name, grows=append_to is not None))
+    reporter = progress or default_reporter()
+    check_place(out)
+    if straight:  # its activations may change where they are
+        must_not_exist(out)
+    open_source(section)
+    manifest = already_there(stages, run, out, reporter) or run_to_store(stages, run, out, progress)
+    for line in AFTERWARDS[section.format](section, out) if section.format in AFTERWARDS else ():
+        reporter.say(line)
+    return manifest
 
 
 def import_bundle(
@@ -127,11 +146,13 @@ def import_bundle(
             nothing is published.
         BadStore: `append_to` is not a whole store.
     """
-    must_not_exist(out)
+    check_place(out)
     read_config(bundle)
     run = _run_into(out, negatives, seed, execution, append_to)
     run = run.model_copy(update={"bundle": BundleSource(path=bundle.resolve())})
-    return run_to_store(stages_from_bundle(after=None, grows=append_to is not None), run, out, progress)
+    stages = stages_from_bundle(after=None, grows=append_to is not None)
+    reporter = progress or default_reporter()
+    return already_there(stages, run, out, reporter) or run_to_store(stages, run, out, progress)
 
 
 def _run_into(
@@ -154,6 +175,50 @@ def _run_into(
     )
 
 
+def check_place(out: Path) -> None:
+    """Refuse a place where something else than a store is."""
+    if out.exists() and not (out / MANIFEST).is_file():
+        must_not_exist(out)
+
+
+def already_there(
+    stages: Sequence[Stage[Any]], run: ImportRun, out: Path, reporter: Reporter
+) -> Manifest | None:
+    """The store that is there and was made of the same content with the same options; None where nothing is.
+
+    Raises:
+        BadInput: another store is there.
+    """
+    if not out.exists():
+        return None
+    known = read_content(out)
+    if known is None or known != content_of(stages, run):
+        must_not_exist(out)
+    reporter.say(f"nothing to do: {out} holds this already")
+    return read_manifest(out)
+
+
+def content_of(stages: Sequence[Stage[Any]], run: RunSections) -> str:
+    """Names what a store is made of: the options and files of all stages, and not our code."""
+    hashes = FileHashes()
+    made_of = []
+    for stage in stages:
+        config = stage.config_of(run)
+        files = hashes.of_inputs(stage.external(config))
+        made_of.append([stage.name, config.model_dump(mode="json"), files])
+    return fingerprint_of(made_of)
+
+
+def read_content(store: Path) -> str | None:
+    """What `content_of` was when a store was made; None where nobody wrote it down."""
+    try:
+        log = json.loads((store / BUILD_LOG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    said = log.get("content") if isinstance(log, dict) else None
+    return said if isinstance(said, str) else None
+
+
 def must_not_exist(out: Path) -> None:
     """A store is never written over."""
     if out.exists():
@@ -170,7 +235,10 @@ def run_to_store(
     entries = (
         [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
     )
-    manifest = deliver_store(folders["publish_store"] / STORE, out, entries)
+    # as it was when each stage began: a source may have changed since
+    identities = [Artifact.read(folders[stage.name]).identity for stage in stages]
+    content = fingerprint_of([[one.stage, one.config, one.files] for one in identities])
+    manifest = deliver_store(folders["publish_store"] / STORE, out, entries, content)
     shutil.rmtree(run.work, ignore_errors=True)
     base = getattr(run, "base", None)
     if base is not None and copy_labels(base.path, out):

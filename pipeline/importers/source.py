@@ -6,14 +6,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from pipeline.importers.pieces import Piece
 from saeinterp_mcp.errors import BadInput
 from saeinterp_mcp.frozen import Frozen
 from saeinterp_mcp.loaders.metadata import MetadataTable
 
-Format = Literal["batch-zarr", "transposed-zarr", "neuron-acts", "npz", "hdf5", "examples"]
+Format = Literal[
+    "batch-zarr", "transposed-zarr", "neuron-acts", "npz", "hdf5", "examples", "delphi", "activations-jsonl",
+    "neuronpedia", "sae-dashboard",
+]  # fmt: skip
 
 PICKLES = (".pkl", ".pickle", ".joblib", ".pt", ".pth")
 UNPICKLE = """\
@@ -55,8 +58,29 @@ class SourceSection(Frozen):
     """Seed of the division of units into `explain` and `heldout`."""
     trust_arrays: bool = False
     """Take arrays for whole where nothing says that they were finished."""
+    prompts: Path | None = Field(default=None, exclude=True)
+    """`prompts.json` of activations in JSON lines; default the one beside them."""
+    tokenizer: str | None = Field(default=None, exclude=True)
+    """Folder or name (in this machine's cache) of the tokenizer that gives token ids their strings; default what the
+    source names."""
+    hookpoint: str | None = None
+    """Which, where a source holds several: a hookpoint (delphi), or MODEL/SOURCE (Neuronpedia)."""
+    explainer: str | None = None
+    """The model that explained, where the source does not say or is wrong."""
+    scorer: str | None = None
+    """The model that scored."""
+    bad_files: Literal["skip", "stop"] = "stop"
+    """Whether a bad file or line ends the import, or is told and passed over (delphi's default)."""
     negatives: bool = False
     """Whether negative activations are let through to the stage that drops or turns them, and counts them."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_run_has_bad_files(cls, values: Any) -> Any:
+        """delphi writes tens of thousands of files, none of them at once: a cut one is told and passed over."""
+        if isinstance(values, dict) and values.get("format") == "delphi" and values.get("bad_files") is None:
+            return {**values, "bad_files": "skip"}
+        return values
 
 
 @dataclass(frozen=True)
@@ -72,6 +96,8 @@ class Source:
     """Its own tables, if it has any."""
     tables: Callable[[], Iterator[MetadataTable]] | None = None
     """Its samples, where they are not in files of tables."""
+    token_names: Callable[[], dict[int, str]] | None = None
+    """What token ids stand for, where the source knows; a vocabulary that is given wins."""
     coverage: Literal["full", "sampled"] = "full"
     n_activations: int | None = None
     """How many numbers are not 0, where the source says; checked after the conversion."""
@@ -79,6 +105,9 @@ class Source:
     """Folder with the SAE's inputs and reconstructions."""
     notes: tuple[str, ...] = ()
     provenance: dict[str, Any] = field(default_factory=dict)
+    model: dict[str, Any] | None = None
+    """What the source says of the model, its `name` at least."""
+    sae: dict[str, Any] | None = None
 
 
 def refuse_pickles(*paths: Path | None) -> None:
@@ -101,7 +130,10 @@ def refuse_pickles(*paths: Path | None) -> None:
 
 def default_name(path: Path) -> str:
     """A store's name from the name of its source."""
-    return re.sub(r"[^\w.-]+", "_", path.resolve().stem) or "imported"
+    place = path.resolve()
+    # a folder may be called `layers.12`
+    name = place.name if place.is_dir() and place.suffix != ".zarr" else place.stem
+    return re.sub(r"[^\w.-]+", "_", name) or "imported"
 
 
 def all_files(name: str, place: Path) -> dict[str, Path]:

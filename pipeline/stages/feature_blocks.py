@@ -1,14 +1,12 @@
 """Blocks of features over worker processes, joined again for writing."""
 
-import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.parallel import run_tasks
+from pipeline.parallel import one_thread_each, run_tasks
 
 Block = dict[str, NDArray[Any]]
 """Name to array, whose first axis is the feature."""
@@ -30,7 +28,7 @@ def joined_blocks(
     """
     starts = range(0, n_features, size)
     waiting, written = list[Block](), 0
-    with _one_thread_each():
+    with one_thread_each():
         for start, block in zip(starts, run_tasks(task, starts, workers), strict=True):
             waiting.append(block)
             done = min(start + size, n_features)
@@ -38,19 +36,3 @@ def joined_blocks(
                 yield written, {name: np.concatenate([one[name] for one in waiting]) for name in block}
                 waiting, written = [], done
             progress(done, n_features)
-
-
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Processes started meanwhile multiply matrices with one thread; those of two workers wait for each other."""
-    names = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

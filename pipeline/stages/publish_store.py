@@ -14,6 +14,8 @@ from saeinterp_mcp.fingerprint import canonical_json
 from saeinterp_mcp.store.manifest import Manifest, read_manifest
 from saeinterp_mcp.store.zarr_writer import ZarrWriter, move_into_place, new_store_folder
 
+BUILD_LOG = "build_log.json"
+"""Times and machine, outside the manifest; of an import also what it was made of."""
 LIBRARIES = ("numpy", "scipy", "zarr", "polars", "pyarrow")
 
 
@@ -63,8 +65,12 @@ def _check_unchanged(prepared: tuple[Path, ...], manifest: Manifest) -> None:
                 )
 
 
-def deliver_store(finished: Path, out: Path, log: list[dict[str, Any]]) -> Manifest:
+def deliver_store(
+    finished: Path, out: Path, log: list[dict[str, Any]], content: str | None = None
+) -> Manifest:
     """Give a finished store its place: linked beside, then renamed. One that is there already is left alone.
+
+    `content` names what it was made of; it is written down beside the log.
 
     Raises:
         BadInput: `out` holds something else.
@@ -84,9 +90,8 @@ def deliver_store(finished: Path, out: Path, log: list[dict[str, Any]]) -> Manif
     try:
         link_tree(finished, folder)
         host = {"python": platform.python_version(), "system": platform.platform()}
-        (folder / "build_log.json").write_text(
-            canonical_json({"host": host, "stages": log}) + "\n", encoding="utf-8"
-        )
+        told = {"host": host, "stages": log, **({} if content is None else {"content": content})}
+        (folder / BUILD_LOG).write_text(canonical_json(told) + "\n", encoding="utf-8")
         move_into_place(folder, out)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

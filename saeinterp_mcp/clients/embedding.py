@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saeinterp_mcp.clients.worker_process import WorkerProcess, missing
-from saeinterp_mcp.config import Settings
+from saeinterp_mcp.config import EMBEDDER_VARIABLE, Settings
 from saeinterp_mcp.errors import Unavailable
 
 DEFAULT_MODEL = "all-MiniLM-L6-v2"
@@ -23,6 +23,8 @@ DEFAULT_FINGERPRINT = "0cfc83afb449f81d"
 BATCH = 64
 """Texts in one request: others get their turn in between."""
 BATCH_SECONDS = 60.0
+NO_MODEL = "none"
+"""In the place of a model: texts are compared by their words only."""
 log = logging.getLogger(__name__)
 
 Vectors = NDArray[np.float32]
@@ -65,6 +67,8 @@ class ChildEmbedder:
 
     def why_not(self) -> str | None:
         """The packages that are not installed."""
+        if self._model == NO_MODEL:
+            return f"the settings say so ({EMBEDDER_VARIABLE}={NO_MODEL})"
         own = (DEFAULT_PACKAGE,) if self._model is None else ()
         return missing("torch", "sentence_transformers", *own)
 
@@ -101,7 +105,11 @@ def _name(answer: dict[str, Any]) -> str:
     return f"{answer['model']}:{answer['fingerprint']}"
 
 
-@lru_cache(maxsize=1)
 def default_embedder() -> Embedder:
-    """The one that the settings name, for the whole process."""
-    return ChildEmbedder(Settings.from_environment().embedder)
+    """The one that the settings name, one for the whole process."""
+    return _embedder(Settings.from_environment().embedder)
+
+
+@lru_cache(maxsize=4)
+def _embedder(model: str | None) -> Embedder:
+    return ChildEmbedder(model)

@@ -4,6 +4,7 @@ Directions of texts come from an embedder and are kept in the labels file, so th
 two features with several labels the closest pair counts, and so it does in the random pairs they are compared with.
 """
 
+import contextlib
 import hashlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -42,7 +43,8 @@ class NearLabel(Frozen):
     """A feature and the one of its labels that comes closest."""
 
     feature: int
-    label_id: str
+    label_id: str | None
+    """None of a stored explanation."""
     text: str
     status: str
     cosine: float
@@ -62,11 +64,12 @@ class NearestLabels(Frozen):
     """What is missing, and why."""
 
 
-class _Said(NamedTuple):
-    """What a feature's label says."""
+class Said(NamedTuple):
+    """What a feature's label, or a stored explanation of it, says."""
 
     feature: int
-    label_id: str
+    label_id: str | None
+    """None of a stored explanation."""
     text: str
     status: str
     claim: str
@@ -80,6 +83,7 @@ def nearest_labels(
     query_text: str | None = None,
     feature: int | None = None,
     limit: int | None = None,
+    stored: "tuple[Sequence[Said], Vectors] | None" = None,
 ) -> NearestLabels:
     """Features whose labels mean something like a text, or like the labels of a feature.
 
@@ -92,6 +96,7 @@ def nearest_labels(
         query_text: what to compare with, or else
         feature: the feature whose labels to compare with; it is not among the found.
         limit: how many features to give; None is all.
+        stored: explanations that are no labels, and (n, d) their directions by the same embedder.
 
     Raises:
         NotInStore: the feature has no label.
@@ -99,6 +104,11 @@ def nearest_labels(
     """
     assert (query_text is None) != (feature is None), "one of the two is asked about"
     said = _labels_in_use(database, lineage)
+    known: dict[str, Vectors] = {}
+    if stored is not None:
+        own = {(one.feature, one.claim) for one in said}
+        known = {one.claim: vector for one, vector in zip(*stored, strict=True)}
+        said += [one for one in stored[0] if (one.feature, one.claim) not in own]
     if feature is not None and not any(one.feature == feature for one in said):
         raise NotInStore(
             f"feature {feature} has no label to compare (retired and refuted ones do not count); give it one with "
@@ -106,7 +116,9 @@ def nearest_labels(
         )
     # the labels asked about first: without their directions there is no answer
     first = sorted(said, key=lambda one: one.feature != feature)
-    directions, reasons = _directions(database, embedder, list(dict.fromkeys(one.claim for one in first)))
+    texts = [text for text in dict.fromkeys(one.claim for one in first) if text not in known]
+    found_for, reasons = _directions(database, embedder, texts)
+    directions = {**known, **found_for}
     said = [one for one in said if one.claim in directions]
     others = [one for one in said if one.feature != feature]
     if not others:
@@ -136,7 +148,25 @@ def nearest_labels(
     return NearestLabels(found=found, n_features=len(best), random_99=top, reasons=tuple(reasons))
 
 
-def _labels_in_use(database: LabelDatabase | None, lineage: str) -> list[_Said]:
+def directions_of(database: LabelDatabase | None, embedder: Embedder, texts: Sequence[str]) -> Vectors:
+    """(n, d) directions of texts in their order; the file, where there is one, is looked into first and keeps the new.
+
+    Raises:
+        BadInput, Unavailable: what the embedder cannot do.
+    """
+    distinct = list(dict.fromkeys(texts))
+    known = _kept(database, embedder.name, distinct) if database else {}
+    for start in range(0, len(new := [text for text in distinct if text not in known]), KEPT_AT_ONCE):
+        part = new[start : start + KEPT_AT_ONCE]
+        vectors = dict(zip(part, embedder.embed(part), strict=True))
+        known |= vectors
+        if database:
+            with contextlib.suppress(BadInput):  # a file that can only be read still answers
+                _keep(database, embedder.name, vectors)
+    return np.stack([known[text] for text in texts])
+
+
+def _labels_in_use(database: LabelDatabase | None, lineage: str) -> list[Said]:
     """Newest revisions that are neither retired nor refuted, by feature."""
     ask = (
         "SELECT l.feature, l.label_id, r.text, r.status, coalesce(r.text || ': ' || r.explanation, r.text) "
@@ -144,8 +174,8 @@ def _labels_in_use(database: LabelDatabase | None, lineage: str) -> list[_Said]:
         "WHERE l.store = ? AND NOT r.retired AND r.status != 'refuted' ORDER BY l.feature, l.id"
     )
 
-    def look(connection: "sqlite3.Connection") -> list[_Said]:
-        return [_Said(*row) for row in connection.execute(ask, (lineage,))]
+    def look(connection: "sqlite3.Connection") -> list[Said]:
+        return [Said(*row) for row in connection.execute(ask, (lineage,))]
 
     return database.read(look, []) if database else []
 
@@ -199,7 +229,7 @@ def _hash(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
-def _matrix(said: Sequence[_Said], directions: Mapping[str, Vectors]) -> Vectors:
+def _matrix(said: Sequence[Said], directions: Mapping[str, Vectors]) -> Vectors:
     return np.stack([directions[one.claim] for one in said])
 
 
@@ -209,7 +239,7 @@ def _closest(vectors: Vectors, mine: Vectors) -> Floats:
     return np.asarray(np.round(cosines.max(axis=1), DIGITS).clip(-1, 1))
 
 
-def _best_of_features(said: Sequence[_Said], scores: Floats) -> list[int]:
+def _best_of_features(said: Sequence[Said], scores: Floats) -> list[int]:
     """Indices of each feature's closest label, closest first; the lower feature, the older label first among equals."""
     best: dict[int, int] = {}
     for i, one in enumerate(said):
@@ -218,7 +248,7 @@ def _best_of_features(said: Sequence[_Said], scores: Floats) -> list[int]:
     return sorted(best.values(), key=lambda i: (-scores[i], said[i].feature))
 
 
-def _random_scores(said: Sequence[_Said], vectors: Vectors) -> Floats | None:
+def _random_scores(said: Sequence[Said], vectors: Vectors) -> Floats | None:
     """Ascending cosines of random pairs of features, each that of the closest pair of their labels."""
     _, starts, counts = np.unique([one.feature for one in said], return_index=True, return_counts=True)
     n = len(starts)

@@ -7,6 +7,7 @@ is a subclass of `Backend` that passes `tests/store/contract.py`.
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -20,6 +21,8 @@ from saeinterp_mcp.store.manifest import SPLITS, FamilyInfo, GroupInfo, Manifest
 
 if TYPE_CHECKING:
     import polars as pl
+
+    from saeinterp_mcp.validation.folder import Validation
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -40,6 +43,9 @@ class Postings(NamedTuple):
 
 class Backend(ABC):
     """Reads named arrays and tables of one finished store. Safe for many threads."""
+
+    folder: Path | None = None
+    """Where the store is on this machine, with its neighbours beside it; None elsewhere."""
 
     @abstractmethod
     def manifest(self) -> Manifest:
@@ -201,6 +207,35 @@ class Store:
                 f"store {self.name!r} has no place for labels, notes and held-out tests; name a file with --labels FILE"
             )
         return self.labels
+
+    @property
+    def validation(self) -> "Validation | None":
+        """The tables beside the store that set explanations against activations; None where there are none.
+
+        Raises:
+            BadStore: they are damaged, or of another store.
+        """
+        if self.backend.folder is None:
+            return None
+        from saeinterp_mcp.validation.folder import validation_beside
+
+        return validation_beside(self.backend.folder, self.lineage)
+
+    @property
+    def need_validation(self) -> "Validation":
+        """The same.
+
+        Raises:
+            NotInStore: there are none.
+            BadStore: they are damaged, or of another store.
+        """
+        found = self.validation
+        if found is None:
+            raise NotInStore(
+                f"no tables of explanations, scores and examples lie beside store {self.name!r}; "
+                "`saeinterp-pipeline validate CONFIG` makes them"
+            )
+        return found
 
     @cached_property
     def tokens(self) -> list[str]:

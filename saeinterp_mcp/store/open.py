@@ -14,6 +14,8 @@ def is_url(location: Path | str) -> bool:
 def open_store(location: Path | str, name: str | None = None, labels: Path | None = None) -> Store:
     """Open a published store: a folder, or the URL of one that a web server gives out.
 
+    What `saeinterp-pipeline validate` left beside a folder is found when it is asked for (`Store.validation`).
+
     Args:
         location: folder or URL.
         name: to serve it under; its own when not given.

@@ -55,6 +55,7 @@ class ZarrBackend(Backend):
     def __init__(self, path: Path, *others: Path, draft: Manifest | None = None) -> None:
         assert not others or draft is not None, "a published store is one folder"
         self.path = path
+        self.folder = None if others or draft else path
         self._folders = (path, *others)
         self._manifest = draft or read_manifest(path)
         self._array = cache(self._open_array)
