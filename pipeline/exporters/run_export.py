@@ -1,4 +1,4 @@
-"""`saeinterp-pipeline export`: a store in the seed's formats, or back as a bundle."""
+"""`saeinterp-pipeline export`: a store in the seed's formats, in Neuronpedia's, or back as a bundle."""
 
 from pathlib import Path
 
@@ -8,6 +8,8 @@ from pipeline.exporters.arrays import export_batches, export_neurons, export_tra
 from pipeline.exporters.bundle import export_bundle
 from pipeline.exporters.examples import export_examples
 from pipeline.exporters.folder import Progress, new_folder
+from pipeline.exporters.neuronpedia import export_neuronpedia
+from pipeline.exporters.neuronpedia_lines import CREATOR, Origin
 from pipeline.exporters.source_rows import opened
 from pipeline.exporters.statistics import export_histograms, export_idf, export_influences
 from pipeline.exporters.zarr_arrays import ZarrFormat
@@ -17,10 +19,11 @@ from saeinterp_mcp.frozen import Frozen
 
 FORMATS = (
     "batch-zarr", "transposed-zarr", "neuron-acts", "examples", "histograms", "idf", "influences", "bundle",
+    "neuronpedia",
 )  # fmt: skip
 OF_ALL_SAMPLES = ("batch-zarr", "transposed-zarr", "neuron-acts", "histograms", "idf")
 """What would take samples for silent that were never stored."""
-DEFAULT_TOP_K = {"examples": 100, "influences": 30}
+DEFAULT_TOP_K = {"examples": 100, "influences": 30, "neuronpedia": 20}
 
 
 class ExportOptions(Frozen):
@@ -31,11 +34,20 @@ class ExportOptions(Frozen):
     zarr_format: ZarrFormat = 3
     """Version of Zarr. The seed writes 3; 2 is for readers before zarr-python 3."""
     top_k: PositiveInt | None = None
-    """Examples of a feature (default 100), or outputs on either side (default 30)."""
+    """Examples of a feature (default 100; neuronpedia 20), or outputs on either side (default 30)."""
     threshold: NonNegativeFloat = 0.1
     """Examples are above this."""
     bins: PositiveInt = 100
     """Bins of a histogram."""
+    model_id: str | None = None
+    """Neuronpedia's name of the model."""
+    layer: str | None = None
+    """Neuronpedia's name of the source: `12-gemmascope-res-16k`."""
+    creator_id: str = CREATOR
+    """The user of the Neuronpedia instance whom the records belong to."""
+    creator_name: str = "saeinterp"
+    release: str | None = None
+    """Name of the release on Neuronpedia; default that of the source set."""
     workers: int = Field(default=1, ge=1)
 
 
@@ -82,5 +94,8 @@ def _write(format: str, store: Path, out: Path, o: ExportOptions, progress: Prog
             return export_idf(store, out, o.batch_size)
         case "influences":
             return export_influences(store, out, top_k, progress)
+        case "neuronpedia":
+            origin = Origin(o.model_id or "", o.layer or "", o.creator_id, o.creator_name, o.release)
+            return export_neuronpedia(store, out, origin, top_k, o.workers, progress)
         case _:
             return export_bundle(store, out, o.workers, progress)
