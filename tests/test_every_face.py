@@ -26,6 +26,8 @@ BUILDS: list[Call] = [
     ("similar_features", "similar", {"feature": 0, "by": "decoder"}),
     ("feature_examples", "examples", {"feature": 0, "pick": "silent"}),
     ("features_search", "search", {"query": "swim_6", "split": "all"}),
+    ("features_search", "search", {"sort": "max", "thresholds": [1.5, 3.0]}),
+    ("match_patterns", "match-patterns", {"feature": 0}),
     ("test_rule", "test-rule", {"feature": 0, "rule": "family:swim>=3 and not token:ninja", "min_n": 1}),
 ]
 TEXTS: list[Call] = [
@@ -51,7 +53,14 @@ TEXTS: list[Call] = [
     ("test_rule", "test-rule", {"feature": 0, "rule": "token:def"}),
     ("stability", "stability", {"feature": 0, "method": "shuffle_null", "draws": 19}),
     ("stability", "stability", {"feature": 1, "split": "all", "scope": "before", "window": 1}),
+    ("match_patterns", "match-patterns", {"feature": 1, "explanation": "the word def, brackets", "seed": 2}),
 ]
+
+
+@pytest.fixture(autouse=True)
+def by_words_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No text model is started."""
+    monkeypatch.setenv("SAEINTERP_EMBEDDER", "none")
 
 
 @pytest.fixture(scope="module")
@@ -86,9 +95,9 @@ def ask_shell(place: Path, command: str, arguments: dict[str, Any]) -> dict[str,
 def ask_mcp(place: Path, calls: list[Call]) -> list[dict[str, Any]]:
     async def ask() -> list[dict[str, Any]]:
         answers = []
-        async with open_client(
-            [sys.executable, "-m", "saeinterp_mcp", "serve", "--store", str(place)]
-        ) as session:
+        # a server does not inherit the environment
+        command = ["env", "SAEINTERP_EMBEDDER=none", sys.executable, "-m", "saeinterp_mcp", "serve"]
+        async with open_client([*command, "--store", str(place)]) as session:
             for tool, _, arguments in calls:
                 reply = await session.call(tool, arguments)
                 assert reply.structured is not None, reply.text

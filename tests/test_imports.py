@@ -55,6 +55,8 @@ ALLOWED = {
     ),
     # arithmetic on arrays; of the store it knows the names and sizes of the layout
     "saeinterp_mcp.analysis": ("saeinterp_mcp.store.layout",),
+    # comparing texts: explanations against what activates a feature; opens nothing
+    "saeinterp_mcp.patterns": ("saeinterp_mcp.analysis.sampling", "saeinterp_mcp.analysis.text"),
     # labels, notes, queue, held-out tests and evidence, in one file beside a store
     "saeinterp_mcp.labels": (
         "saeinterp_mcp.analysis.text",
@@ -69,6 +71,14 @@ ALLOWED = {
         "saeinterp_mcp.errors",
         "saeinterp_mcp.frozen",
         "saeinterp_mcp.labels.database",
+    ),
+    # the tables beside a store that set explanations against activations: schemas, readers, metrics
+    "saeinterp_mcp.validation": (
+        "saeinterp_mcp.analysis",
+        "saeinterp_mcp.errors",
+        "saeinterp_mcp.fingerprint",
+        "saeinterp_mcp.frozen",
+        "saeinterp_mcp.patterns",
     ),
     "saeinterp_mcp.rules": ("saeinterp_mcp.errors",),
     # memory_store works everything out by the definitions, so it reads the analysis of splits, draws and examples
@@ -85,6 +95,7 @@ ALLOWED = {
         "saeinterp_mcp.fingerprint",
         "saeinterp_mcp.frozen",
         "saeinterp_mcp.labels.database",
+        "saeinterp_mcp.validation.folder",
     ),
     # a store without activations of its own: they are loaded and summarised when asked for
     "saeinterp_mcp.store.straight_store": (
@@ -106,9 +117,11 @@ ALLOWED = {
         "saeinterp_mcp.frozen",
         "saeinterp_mcp.excerpts",
         "saeinterp_mcp.labels",
+        "saeinterp_mcp.patterns",
         "saeinterp_mcp.rules",
         "saeinterp_mcp.scorers",
         "saeinterp_mcp.store",
+        "saeinterp_mcp.validation",
     ),
     "saeinterp_mcp.faces": (
         "saeinterp_mcp.analysis.text",
@@ -180,6 +193,39 @@ ALLOWED = {
         "pipeline.stage",
     ),
     "pipeline.importers.bundle": (),
+    # a delphi run: token strings by its tokenizer, and what goes beside the store it became
+    "pipeline.importers.delphi_source": (
+        "pipeline.importers",
+        "pipeline.source_config",
+        "pipeline.sources.tokenizer",
+        "pipeline.sources.tokenizer_folder",
+        "pipeline.validation.config",
+    ),
+    "pipeline.importers.results": (),
+    # sources of JSON: tokens decoded as tokenizers spell them, figures published beside the store
+    "pipeline.importers.prompt_spool": ("pipeline.importers", "pipeline.sources.tokenizer"),
+    "pipeline.importers.dashboard_source": (
+        "pipeline.importers",
+        "pipeline.source_config",
+        "pipeline.sources.tokenizer",
+        "pipeline.sources.tokenizer_folder",
+    ),
+    "pipeline.importers.published": ("pipeline.importers", "pipeline.validation.publish"),
+    "pipeline.importers.attach": (
+        "pipeline.importers",
+        "pipeline.validation.config",
+        "pipeline.validation.publish",
+        "pipeline.validation.sources",
+    ),
+    "pipeline.importers.attach_tables": (
+        "pipeline.importers.results",
+        "pipeline.validation.config",
+        "pipeline.validation.publish",
+        "pipeline.validation.score_statistics",
+        "pipeline.validation.sources",
+    ),
+    # a draft's importance is that of the finished store, as label_save gives it
+    "pipeline.importers.drafts": ("pipeline.importers", "saeinterp_mcp.operations.features_search"),
     "pipeline.importers.bundle_activations": ("pipeline.importers.bundle",),
     # how an SAE is trained is told by any run; the training itself knows nothing of runs
     "pipeline.training.config": (),
@@ -266,7 +312,9 @@ ALLOWED = {
         "pipeline.stages",
     ),
     "pipeline.importers.run_import": (
+        "pipeline.artifact",
         "pipeline.config",
+        "pipeline.fingerprint",
         "pipeline.importers",
         "pipeline.progress",
         "pipeline.runner",
@@ -314,6 +362,21 @@ ALLOWED = {
     ),
     "pipeline.labeling.command": ("pipeline.run_labeling",),
     "pipeline.run_labeling": ("pipeline.fingerprint", "pipeline.labeling", "pipeline.progress"),
+    # tables that set explanations against activations, by stages of their own
+    "pipeline.validation": (
+        "pipeline.artifact",
+        "pipeline.config",
+        "pipeline.fingerprint",
+        "pipeline.importers.json_lines",
+        "pipeline.importers.results",
+        "pipeline.linking",
+        "pipeline.parallel",
+        "pipeline.progress",
+        "pipeline.runner",
+        "pipeline.sources.embedder_folder",
+        "pipeline.sources.text_embedding",
+        "pipeline.stage",
+    ),
     "pipeline.verify": ("pipeline.stages.sum_labels",),
     "pipeline.__main__": (
         "pipeline.autointerp.command",
@@ -324,6 +387,7 @@ ALLOWED = {
         "pipeline.labeling.command",
         "pipeline.progress",
         "pipeline.training.command",
+        "pipeline.validation.command",
         "pipeline.verify",
     ),
 }
@@ -340,9 +404,11 @@ FROM_THE_SERVER = (
     "saeinterp_mcp.frozen",
     "saeinterp_mcp.labels",
     "saeinterp_mcp.loaders",
+    "saeinterp_mcp.patterns",
     "saeinterp_mcp.rules",
     "saeinterp_mcp.scorers",
     "saeinterp_mcp.store",
+    "saeinterp_mcp.validation",
 )
 """What any part of the pipeline may import of saeinterp_mcp: not operations, not faces."""
 
@@ -357,18 +423,27 @@ ONLY_IN = {
         "saeinterp_mcp.faces",
         "pipeline.__main__",
         "pipeline.autointerp.command",
+        "pipeline.importers.attach_command",
         "pipeline.labeling.command",
         "pipeline.training.command",
+        "pipeline.validation.command",
     ),
     "zarr": ("pipeline.exporters", "saeinterp_mcp.loaders", "saeinterp_mcp.store"),
     "h5py": ("pipeline.importers.hdf5_source",),
     "matplotlib": ("saeinterp_mcp.operations",),
+    "umap": ("pipeline.validation.umap_points",),
+    "sklearn": ("pipeline.validation.clusters",),
+    "threadpoolctl": ("pipeline.validation",),
     "lark": ("saeinterp_mcp.rules",),
     "datasets": ("pipeline.sources",),
     "sae_lens": ("pipeline.sources", "pipeline.training.saelens"),
     "sentence_transformers": ("pipeline.sources",),
     "huggingface_hub": ("pipeline.sources",),
-    "safetensors": ("pipeline.sources", "pipeline.training.checkpoint"),
+    "safetensors": (
+        "pipeline.importers.delphi_cache",
+        "pipeline.sources",
+        "pipeline.training.checkpoint",
+    ),
     "transformer_lens": ("pipeline.sources",),
     "transformers": ("pipeline.sources",),
     # these compute on the model's own tensors; everything that opens a file of torch's lies in sources

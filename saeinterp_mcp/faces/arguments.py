@@ -34,6 +34,7 @@ COMMON = (
         "refutes",
     ),
     *("trial_set", "answers", "n"),
+    *("pick", "method", "detail", "family", "family_x", "family_y", "tokens", "restore"),
 )
 """Arguments that the server's instructions explain once, or that their name and the tool's own description explain; the
 shell's help explains each."""

@@ -79,7 +79,7 @@ def plain(value: Any) -> str:
 def with_its_blanks(text: str) -> str:
     """Text in quotes where blanks at its ends would not be seen (tokens differ in nothing else), or where it looks
     like a line or a cell of ours."""
-    unlike = text == text.strip() and " | " not in text and not text.startswith(OURS)
+    unlike = text == text.strip() and " | " not in text and not f"{text} ".startswith(OURS)
     return text if unlike else f"'{text}'"
 
 

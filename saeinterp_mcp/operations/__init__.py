@@ -7,6 +7,7 @@ from typing import Any
 
 from saeinterp_mcp.labels.records import RecordedAnswer
 from saeinterp_mcp.operations.base import Result
+from saeinterp_mcp.operations.compare_explainers import compare_explainers
 from saeinterp_mcp.operations.decoder_influence import decoder_influence
 from saeinterp_mcp.operations.evidence_replay import evidence_replay
 from saeinterp_mcp.operations.family_heatmap import draw_heatmap, family_heatmap
@@ -19,6 +20,7 @@ from saeinterp_mcp.operations.label_delete import label_delete
 from saeinterp_mcp.operations.label_get import label_get
 from saeinterp_mcp.operations.label_save import label_save
 from saeinterp_mcp.operations.label_score import label_score, score_again
+from saeinterp_mcp.operations.match_patterns import match_patterns
 from saeinterp_mcp.operations.note_get import note_get
 from saeinterp_mcp.operations.note_save import note_save
 from saeinterp_mcp.operations.queue_next import queue_next
@@ -80,6 +82,8 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation(token_interactions, "interactions", "Tokens together beyond each alone"),
     Operation(decoder_influence, "decoder", "What a feature pushes the output towards"),
     Operation(similar_features, "similar", "Features like this one"),
+    Operation(match_patterns, "match-patterns", "Does an explanation fit the examples"),
+    Operation(compare_explainers, "compare-explainers", "Do explainers and scorers agree"),
     Operation(test_rule, "test-rule", "Does a rule say where it fires", writes=True),
     Operation(stability, "stability", "Is it stable, is it beyond chance"),
     Operation(label_get, "label get", "Read labels", is_evidence=False),

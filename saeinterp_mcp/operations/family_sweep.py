@@ -115,7 +115,7 @@ def family_sweep(
 ) -> FamilySweep:
     """How a feature's firing rate and mean activation move with a family's level, against rows with no level.
 
-    Counts silent rows; looks for confounding by group and by the strongest other family.
+    Looks for confounding by group and by the strongest other family.
     """
     store.need_full_coverage("family_sweep")
     info = store.family(family)

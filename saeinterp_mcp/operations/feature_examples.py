@@ -52,8 +52,8 @@ def feature_examples(
     store: Store,
     feature: Feature,
     pick: Annotated[Pick, Field(description="Which rows")] = "top",
-    contains: Annotated[str | None, Field(description="Only samples that hold this token")] = None,
-    group: Annotated[str | None, Field(description="Only samples of this group, as NAME=VALUE")] = None,
+    contains: Annotated[str | None, Field(description="Samples with this token")] = None,
+    group: Annotated[str | None, Field(description="Samples of NAME=VALUE")] = None,
     limit: Limit = 10,
     cursor: Cursor = None,
     where: Where = None,
@@ -64,8 +64,7 @@ def feature_examples(
 ) -> FeatureExamples:
     """Samples of a feature: strongest, spread over its range, from its core, near misses, or silent.
 
-    The `text` quotes corpus data, the row's token marked <<so>>. spread, core, near_miss and silent come from the
-    explain split only.
+    In `text` the row's token is marked <<so>>. All but top come from the explain split only.
     """
     if pick in ("near_miss", "silent"):
         store.need_full_coverage(f"feature_examples with pick {pick}")

@@ -1,5 +1,6 @@
 """What is this feature, at a glance?"""
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Annotated, Any, Literal
 
@@ -30,6 +31,7 @@ from saeinterp_mcp.operations.feature_examples import _pick as pick_rows
 from saeinterp_mcp.operations.feature_examples import example_table
 from saeinterp_mcp.operations.features_search import below_floor, importance_percentile
 from saeinterp_mcp.operations.labelled import labelled
+from saeinterp_mcp.operations.published_figures import Published, published_of
 from saeinterp_mcp.operations.slicing import Labels, Scoping, Slice, make_slice
 from saeinterp_mcp.store.base import Store
 from saeinterp_mcp.store.layout import QUANTILES, REGIONS
@@ -98,6 +100,8 @@ class FeatureOverview(FeatureResult):
     neighbours: Table
     examples: Table
     labels: list[dict[str, Any]] = []
+    published: Annotated[list[Published] | None, Field(exclude_if=lambda found: found is None)] = None
+    """Only where an import brought it: somebody else's figures, which are no part of the evidence."""
 
 
 EFFECT_COLUMNS = ["n", "n_firing", "firing_rate", "rate_low", "rate_high", "rate_ratio", "effect", "q"]
@@ -118,7 +122,7 @@ def feature_overview(
     seed: Seed = 0,
 ) -> FeatureOverview:
     """One feature at a glance: firing, regions, tokens that go with and against it, families, groups, decoder,
-    neighbours, examples. Gives hypotheses, not findings: test them with family_sweep and group_sweep.
+    neighbours, examples. Gives hypotheses, not findings: test them by sweeps.
     """
     short = detail == "concise"
     part = make_slice(store, feature, split, where, Scoping(scope, window))
@@ -128,13 +132,18 @@ def feature_overview(
     full = store.manifest.coverage == "full"
     if not full:
         warnings.append(
-            "this store is sampled: it holds chosen examples only, so rates, means and effects are left out"
+            "this store is sampled: it holds chosen examples only, so rates, means and effects are left out, and what "
+            "is said of activations when firing, of regions and quantiles is of these examples alone"
         )
-    flagged = bool(below_floor(store, feature)[0])
+    flagged = full and bool(below_floor(store, feature)[0])
     if flagged:
         warnings.append("flagged: this feature fires too rarely or too weakly to be trusted")
     if not len(rows):
-        warnings.append("the feature never fires in this slice")
+        warnings.append(
+            "the feature never fires in this slice"
+            if full
+            else "no activation of the feature is stored in this slice"
+        )
     maximum = float(store.per_feature("stats/effective_max", feature))
     enhancers, suppressors = (
         _tokens(part, 6 if short else 20, 4 if short else 20) if full else (_empty("token"), _empty("token"))
@@ -173,7 +182,9 @@ def feature_overview(
         groups=_groups(part, 4 if short else 12) if full else _empty("group"),
         positions=positions,
         decoder=_decoder(store, feature, 6 if short else 15),
-        neighbours=_neighbours(store, feature, 3 if short else 8),
+        neighbours=_neighbours(
+            store, feature, 3 if short else 8, ("coactivation", "decoder") if full else ("decoder",)
+        ),
         examples=Table(columns=columns, rows=examples),
     )
     arguments = {
@@ -185,7 +196,11 @@ def feature_overview(
         "split": split,
         "seed": seed,
     }
-    return labelled(sealed(result, store, arguments), store)
+    answer = labelled(sealed(result, store, arguments), store)
+    found, told = published_of(store, feature)
+    answer.published = found or None
+    answer.warnings.extend(told)
+    return answer
 
 
 def _firing(part: Slice) -> Firing:
@@ -352,9 +367,9 @@ def _decoder(store: Store, feature: int, limit: int) -> DecoderSummary | None:
     )
 
 
-def _neighbours(store: Store, feature: int, limit: int) -> Table:
+def _neighbours(store: Store, feature: int, limit: int, measures: Sequence[str]) -> Table:
     rows = []
-    for by in ("coactivation", "decoder"):
+    for by in measures:
         if store.backend.has(f"neighbours/{by}/features"):
             others = store.list_of_feature(f"neighbours/{by}/features", feature)[:limit]
             scores = store.list_of_feature(f"neighbours/{by}/scores", feature)[:limit]
@@ -364,8 +379,14 @@ def _neighbours(store: Store, feature: int, limit: int) -> Table:
 
 def _summary(feature: int, firing: Firing, enhancers: Table, store: Store) -> str:
     where = "positions" if store.is_sequence else "samples"
-    if not firing.n_firing:
+    if not firing.n_firing and store.manifest.coverage == "full":
         return f"Feature {feature} fires on none of {firing.n} {where}."
+    if store.manifest.coverage != "full":
+        return (
+            f"{firing.n_firing} activations of feature {feature} are stored here, chosen ones in "
+            f"{firing.n_firing_units} units, the strongest {digits(firing.max)}; how often it fires cannot be known "
+            "from them."
+        )
     # counted and not quoted: corpus text stays in fields named token and text
     goes = " Tokens that go with it: see enhancers." if enhancers.rows else " No token stands out."
     return (

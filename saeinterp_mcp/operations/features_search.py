@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from saeinterp_mcp.analysis.examples import token_log_odds
 from saeinterp_mcp.analysis.text import visible_token
@@ -17,20 +17,21 @@ from saeinterp_mcp.operations.base import (
     Limit,
     Result,
     SplitArgument,
+    Table,
     number,
     page,
     percent,
     sealed,
     table_rows,
 )
+from saeinterp_mcp.operations.feature_groups import check_thresholds, grouped
 from saeinterp_mcp.operations.known_names import nearest_tokens
 from saeinterp_mcp.operations.label_search import by_label
 from saeinterp_mcp.operations.labelled import labelled
-from saeinterp_mcp.rules import evaluate_metric_filter, parse_metric_filter
+from saeinterp_mcp.operations.search_metrics import STORED, FeatureFilter, Metrics, check_metric, read_filter
 from saeinterp_mcp.store.base import AnyArray, Bools, Store
 from saeinterp_mcp.store.manifest import SPLITS, Split
 
-METRICS = ("firing_rate", "n_firing", "mean", "max", "effective_max", "effect_norm", "importance")
 Floats = NDArray[np.float64]
 
 
@@ -43,6 +44,15 @@ class FeaturesSearch(Result):
     """Features that match, before `limit`."""
     columns: list[str]
     rows: list[list[Cell]]
+    groups: Table | None = None
+    """With `thresholds`: the features by the metric; each group's `where` selects it."""
+
+    @model_serializer(mode="wrap")
+    def _groups_only_when_asked(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        body: dict[str, Any] = serialize(self)
+        if self.groups is None:
+            body.pop("groups", None)
+        return body
 
 
 def features_search(
@@ -55,24 +65,27 @@ def features_search(
         Field(description="Default token with a query, else priority"),
     ] = None,
     where: Annotated[
-        str | None, Field(description="Filter on features, e.g. firing_rate>0.01 and max>=3")
+        str | None, Field(description="Filter on features: max>=3 and score_fuzz>0.6 and explainer=x")
     ] = None,
-    sort: Annotated[str | None, Field(description=f"Metric, - for ascending: {', '.join(METRICS)}")] = None,
+    sort: Annotated[
+        str | None, Field(description=f"Metric, - ascending: {', '.join(STORED)}, score_fuzz, ...")
+    ] = None,
     limit: Limit = 20,
     cursor: Cursor = None,
     split: SplitArgument = "explain",
+    thresholds: Annotated[list[float] | None, Field(description="Cut sort's metric into groups")] = None,
 ) -> FeaturesSearch:
     """Find features: firing on a token, by a metric, or by priority (importance = mean activation x decoder effect).
 
     Features that hardly ever fire are flagged and left out unless `where` is given.
     """
     chosen = by or ("token" if query is not None else "priority")
-    metrics = feature_metrics(store, split)
-    keep = np.ones(store.manifest.n_features, bool)
+    asked = read_filter(where, store)
+    metrics = Metrics(store, split, asked.selected)
+    keep = asked.mask(metrics)
     warnings: list[str] = []
-    if where is not None and where.strip():
-        keep = evaluate_metric_filter(parse_metric_filter(where, METRICS), metrics)
-    elif chosen != "label":
+    groups = _groups(store, metrics, keep, asked, chosen, sort, thresholds)
+    if asked.root is None and thresholds is None and chosen != "label":
         flagged = below_floor(store)
         keep &= ~flagged
         if flagged.any():
@@ -99,23 +112,15 @@ def features_search(
         if others:
             warnings.append(f"other tokens like it: {', '.join(repr(visible_token(t)) for t in others[:4])}")
     else:
-        key = sort or "importance"
-        descending = not key.startswith("-")
-        name = key.removeprefix("-")
-        if name not in METRICS:
-            raise UnknownName(f"no metric {name!r} to sort by; there are: {', '.join(METRICS)}")
-        order_by = metrics[name] if descending else -metrics[name]
-
-        def why(f: int) -> str:
-            return f"{name} {metrics[name][f]:.4g}"
-
+        order_by, why, extra = _by_metric(store, metrics, sort)
     if chosen == "token" and sort is not None:
         raise BadInput("sort goes with by metric or priority; by token is sorted by the token's log-odds")
     if chosen == "priority" and not store.backend.has("outputs/norm"):
         warnings.append("no decoder in this store: importance is the mean activation alone")
     order = np.lexsort((np.arange(len(keep)), -np.nan_to_num(order_by, nan=-np.inf)))
     order = order[keep[order]]
-    arguments = {"query": query, "by": chosen, "where": where, "sort": sort, "split": split}
+    arguments: dict[str, Any] = {"query": query, "by": chosen, "where": where, "sort": sort, "split": split}
+    arguments |= {} if thresholds is None else {"thresholds": thresholds}
     shown, next_cursor, more = page(order.tolist(), limit, cursor, store, ["features_search", arguments])
     pick = np.array(shown, np.int64)
     columns = ["feature", "label", "firing_rate", "max", "why", "importance", *extra]
@@ -149,8 +154,46 @@ def features_search(
         rows=rows,
         next_cursor=next_cursor,
         more=more,
+        groups=groups,
     )
     return labelled(sealed(result, store, {**arguments, "limit": limit, "cursor": cursor}), store)
+
+
+def _by_metric(
+    store: Store, metrics: Metrics, sort: str | None
+) -> tuple[Floats, Callable[[int], str], dict[str, NDArray[Any]]]:
+    """Rank by a metric; of a metric of the tables beside the store, its values and of how many each is the mean."""
+    key = sort or "importance"
+    name = key.removeprefix("-")
+    check_metric(name, store)
+    values = metrics[name]
+
+    def why(f: int) -> str:
+        return f"{name} {values[f]:.4g}" if values[f] == values[f] else f"{name} is not known"
+
+    extra = {} if name in STORED else {name: values, "n_averaged": metrics.n_averaged(name)}
+    return -values if key.startswith("-") else values, why, extra
+
+
+def _groups(
+    store: Store,
+    metrics: Metrics,
+    keep: Bools,
+    asked: FeatureFilter,
+    chosen: str,
+    sort: str | None,
+    thresholds: list[float] | None,
+) -> Table | None:
+    if thresholds is None:
+        return None
+    if sort is None or chosen not in ("metric", "priority"):
+        raise BadInput(
+            "thresholds cut the metric that sort names, e.g. sort score_fuzz with thresholds 0.5 and 0.7"
+        )
+    name = sort.removeprefix("-")
+    check_metric(name, store)
+    check_thresholds(thresholds)
+    return grouped(metrics, keep, asked, name, thresholds)
 
 
 def _named(chosen: str, sort: str | None) -> str:

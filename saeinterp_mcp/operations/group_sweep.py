@@ -104,8 +104,8 @@ def group_sweep(
 ) -> GroupSweep:
     """Firing rate and mean activation by value of a group (or attribute), each value against all others.
 
-    Beside each: its share of core rows, tail rows and population. Surest effects first. Of the dominant value:
-    the attribute that explains it, and whether a family or another group does.
+    Beside each its share of core rows, tail rows and population; surest effects first. Of the dominant value: what
+    explains it (attribute, family, another group).
     """
     store.need_full_coverage("group_sweep")
     label_set, group = resolve_group(store, by)

@@ -23,7 +23,7 @@ def label_delete(
     author: Author = None,
     author_kind: AuthorKindArgument = None,
 ) -> OneLabel:
-    """Retire a label, with the reason, or restore it. Nothing is erased: label_get with history still shows it."""
+    """Retire a label, with the reason, or restore it. Nothing is erased: label_get with history shows it."""
     if not restore and not (reason and reason.strip()):
         raise BadInput("to retire a label needs a reason, for those who find it gone")
     who = {"author": author, "author_kind": author_kind or "agent"}

@@ -59,9 +59,7 @@ def label_save(
         float | None, Field(ge=0, le=100, description="Percentile; default the store's")
     ] = None,
     confidence: Annotated[float | None, Field(ge=0, le=1, description="Yours, 0 to 1")] = None,
-    stability: Annotated[
-        float | None, Field(ge=-1, le=1, description="As measured, e.g. by split halves")
-    ] = None,
+    stability: Annotated[float | None, Field(ge=-1, le=1, description="As measured")] = None,
     evidence: EvidenceIds = None,
     notes: Notes = None,
     author: Author = None,

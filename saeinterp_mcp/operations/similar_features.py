@@ -21,6 +21,7 @@ from saeinterp_mcp.operations.base import (
     digits,
     sealed,
 )
+from saeinterp_mcp.operations.explanation_texts import stored_explanations
 from saeinterp_mcp.operations.features_search import feature_metrics
 from saeinterp_mcp.operations.labelled import labelled
 from saeinterp_mcp.operations.slicing import Scoping, Slice, make_slice
@@ -48,7 +49,7 @@ def similar_features(
     feature: Feature,
     by: Annotated[
         Literal["decoder", "coactivation", "tokens", "explanation"],
-        Field(description="Decoder direction, firing on the same rows, on the same tokens, or labels"),
+        Field(description="In what"),
     ] = "coactivation",
     limit: Annotated[int, Field(ge=1, le=NEIGHBOURS, description="Features shown")] = 10,
     where: Where = None,
@@ -57,9 +58,10 @@ def similar_features(
     split: SplitArgument = "explain",
     seed: Seed = 0,
 ) -> SimilarFeatures:
-    """Features most like this one: direction, rows, tokens of the strongest rows (explain), or meaning of labels.
+    """Features most like this one: direction, rows, tokens of the strongest rows (explain), or meaning of labels and
+    explanations.
 
-    random_percentile: share of random pairs of features with a lower score.
+    random_percentile: share of random pairs with a lower score.
     """
     store.check_feature(feature)
     if by == "explanation":
@@ -135,22 +137,24 @@ def similar_features(
 def _by_explanation(store: Store, feature: int, limit: int) -> SimilarFeatures:
     """Features by what their labels mean; what a language model makes of texts, not what the features do."""
     embedder = default_embedder()
-    near = nearest_labels(store.labels, store.lineage, embedder, feature=feature)
+    stored, warnings = stored_explanations(store, embedder)
+    near = nearest_labels(store.labels, store.lineage, embedder, feature=feature, stored=stored)
     known = [one for one in near.found if one.feature < store.manifest.n_features]
     rates = feature_metrics(store, "explain")["firing_rate"]
     rows: list[list[Any]] = [
         [one.feature, one.cosine, one.random_percentile, None, float(rates[one.feature]), one.label_id]
         for one in known[:limit]
     ]
-    measure = f"cosine of label texts ({visible(embedder.name)})"
+    what, which = ("texts of labels and explanations", "explained") if stored else ("label texts", "labelled")
+    measure = f"cosine of {what} ({visible(embedder.name)})"
     random = f" (random pairs: 99 % under {digits(near.random_99)})" if near.random_99 is not None else ""
     nearest = f"; nearest is {rows[0][0]} at {digits(rows[0][1])}{random}" if rows else ""
     result = SimilarFeatures(
         operation="similar_features",
         store=store.name,
         basis="judged",
-        summary=f"{len(rows)} of {len(known)} other labelled features most like {feature} by {measure}{nearest}.",
-        warnings=list(near.reasons),
+        summary=f"{len(rows)} of {len(known)} other {which} features most like {feature} by {measure}{nearest}.",
+        warnings=[*near.reasons, *warnings],
         feature=feature,
         by="explanation",
         measure=measure,

@@ -4,8 +4,10 @@ import re
 from collections import Counter
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
+from saeinterp_mcp.analysis.text import shortened, visible, visible_token
+from saeinterp_mcp.errors import BadStore
 from saeinterp_mcp.fingerprint import fingerprint
 from saeinterp_mcp.labels.revisions import current_labels, n_labels_of_others
 from saeinterp_mcp.operations.base import Result, sealed
@@ -13,7 +15,8 @@ from saeinterp_mcp.operations.judging import ledger_of
 from saeinterp_mcp.store.base import Store
 from saeinterp_mcp.store.served import ServedStores
 
-RUNS_SHOWN = 5
+RUNS_SHOWN, NAMES_SHOWN, NOTES_SHOWN = 5, 10, 3
+NOTE_SHOWN = 200
 
 
 class FamilyStatus(BaseModel):
@@ -54,6 +57,27 @@ class RunShown(BaseModel):
     started_at: str
 
 
+class ValidationStatus(BaseModel):
+    """The tables beside a store that set explanations against activations."""
+
+    model_config = ConfigDict(extra="forbid")
+    sae_id: str
+    tables: list[str]
+    n_features_explained: int
+    explanations: dict[str, int]
+    """By status: ok, or how it failed."""
+    explainers: list[str]
+    scorers: list[str]
+    metrics: list[str]
+    """That features_search takes beside its own."""
+    embedder: str | None
+    compat: bool
+    """Whether numbers are as SAE_vis computed them."""
+    warnings: list[str]
+    notes: list[str]
+    """What the run that made the tables told of; the first 3."""
+
+
 class StoreStatus(BaseModel):
     """One store."""
 
@@ -92,6 +116,14 @@ class StoreStatus(BaseModel):
     runs: list[RunShown] = []
     """The newest 5."""
     fingerprint: str
+    validation: ValidationStatus | None = None
+
+    @model_serializer(mode="wrap")
+    def _validation_only_where_there_is_one(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        body: dict[str, Any] = serialize(self)
+        if self.validation is None:
+            body.pop("validation", None)
+        return body
 
 
 class StoreStatusResult(Result):
@@ -153,6 +185,11 @@ def _with_labels(result: StoreStatusResult, chosen: list[Store]) -> StoreStatusR
         for s in stores
         if s.labels_of_others and not s.labels
     ]
+    for i, store in enumerate(chosen):
+        try:
+            stores[i] = stores[i].model_copy(update={"validation": _validation(store)})
+        except BadStore as error:
+            warnings.append(f"store {store.name}: the tables beside it cannot be read: {visible(str(error))}")
     return result.model_copy(update={"stores": stores, "warnings": [*result.warnings, *warnings]})
 
 
@@ -199,6 +236,29 @@ def _labels(store: Store) -> dict[str, Any]:
     counts = Counter(label.status for label in own)
     n_features = len({label.feature for label in own})
     return {"labels": n_features, "label_status": dict(sorted(counts.items())), "labels_of_others": n_others}
+
+
+def _validation(store: Store) -> ValidationStatus | None:
+    """What the tables beside a store hold; like labels it is no part of the evidence, which is about the store."""
+    validation = store.validation
+    if validation is None:
+        return None
+    from saeinterp_mcp.validation.audit import audit
+
+    found, manifest = audit(validation), validation.manifest
+    return ValidationStatus(
+        sae_id=visible_token(manifest.sae_id),
+        tables=list(found.tables),
+        n_features_explained=found.n_features_explained,
+        explanations=found.explanations,
+        explainers=[visible_token(one) for one in found.explainers[:NAMES_SHOWN]],
+        scorers=[visible_token(one) for one in found.scorers[:NAMES_SHOWN]],
+        metrics=list(found.metrics),
+        embedder=visible_token(manifest.embedder.name) if manifest.embedder else None,
+        compat=manifest.compat,
+        warnings=list(found.warnings),
+        notes=[visible(shortened(one, NOTE_SHOWN)) for one in manifest.warnings[:NOTES_SHOWN]],
+    )
 
 
 def _runs(store: Store) -> list[RunShown]:

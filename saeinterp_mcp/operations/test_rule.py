@@ -76,7 +76,7 @@ class RuleTest(FeatureResult):
 def test_rule(
     store: Store,
     feature: Feature,
-    rule: Annotated[str, Field(description="e.g. family:swim>=12 and not token:x")],
+    rule: Annotated[str, Field(description="e.g. family:swim>=12")],
     split: Annotated[TestedSplit, Field(description="Data tested on")] = "heldout",
     where: Where = None,
     scope: ScopeArgument = "at",

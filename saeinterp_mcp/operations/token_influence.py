@@ -81,7 +81,7 @@ class TokenInfluence(TableResult):
 def token_influence(
     store: Store,
     feature: Feature,
-    by: Annotated[By, Field(description="Tokens, or families (any level)")] = "token",
+    by: Annotated[By, Field(description="Or families")] = "token",
     region: Annotated[Region, Field(description="core, tail: share of rows there")] = "all",
     given: Given = None,
     where: Where = None,

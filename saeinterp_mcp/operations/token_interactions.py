@@ -62,7 +62,7 @@ def token_interactions(
     store: Store,
     feature: Feature,
     tokens: Annotated[list[str] | None, Field(description="Tokens; none: the surest")] = None,
-    families: Annotated[list[str] | None, Field(description="Families: name or name>=level")] = None,
+    families: Annotated[list[str] | None, Field(description="name or name>=level")] = None,
     method: Annotated[Method, Field(description="What is compared")] = "pairs",
     size: Annotated[int, Field(ge=2, le=4, description="Largest set")] = 2,
     given: Given = None,

@@ -17,11 +17,13 @@ from saeinterp_mcp.rules.nodes import (
     GroupCondition,
     MetricCondition,
     MetricFilter,
+    MissingCondition,
     Node,
     Not,
     Or,
     RegionCondition,
     Rule,
+    Selection,
     TokenCondition,
 )
 
@@ -71,7 +73,8 @@ def evaluate(rule: Rule, rows: RowSource) -> Mask:
 def evaluate_metric_filter(wanted: MetricFilter, metrics: Mapping[str, npt.NDArray[Any]]) -> Mask:
     """Which features the filter keeps: `(n_features,) bool`, a new array.
 
-    A metric that is NaN compares False, with `!=` too; a `not` around the comparison then makes it True.
+    A metric that is NaN compares False, with `!=` too; a `not` around the comparison then makes it True. `metric=null`
+    is where it is NaN. A `Selection` keeps all: which rows make up the metrics was decided before.
     """
     return _mask(wanted.root, lambda condition: _features_where(condition, metrics))
 
@@ -106,13 +109,18 @@ def _rows_where(condition: Condition, rows: RowSource) -> Mask:
             mask = np.isin(rows.region(), [REGIONS.index(name) for name in names], invert=op == "!=")
         case ActivationCondition(op, value):
             mask = _compared(rows.activation(), op, value)
-        case MetricCondition():
+        case MetricCondition() | MissingCondition() | Selection():
             raise AssertionError("a rule holds no conditions on metrics")
     assert mask.shape == (rows.n_rows,), f"{condition} gave {mask.shape} for {rows.n_rows} rows"
     return mask
 
 
 def _features_where(condition: Condition, metrics: Mapping[str, npt.NDArray[Any]]) -> Mask:
+    if isinstance(condition, Selection):
+        return np.ones(len(next(iter(metrics.values()))), np.bool_)
+    if isinstance(condition, MissingCondition):
+        missing = np.isnan(metrics[condition.metric])
+        return np.asarray(missing if condition.op == "=" else ~missing)
     assert isinstance(condition, MetricCondition), f"{condition} is no condition on metrics"
     values = metrics[condition.metric]
     mask = _compared(values, condition.op, condition.value)

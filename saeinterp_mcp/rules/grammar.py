@@ -66,9 +66,19 @@ STRING: /"([^"\\\t\r\n]|\\[^\t\r\n])*"/
 """
 
 _METRIC = r"""
-?condition: metric
+?condition: metric | missing | selection
 metric: METRIC (EQUALITY | ORDER) NUMBER
+missing: METRIC EQUALITY _NULL
+selection: SELECTOR (EQUALITY value | IN _LPAR value (_COMMA value)* _RPAR)
+?value: VALUE | STRING
+
+_NULL.2: /null(?![\w.+-])/i
+SELECTOR.2: /(explainer|scorer|method|sae)(?![\w.-])/i
 METRIC: /(?!(and|or|not)(?![\w.-]))[^\W\d][\w.-]*/i
+IN.2: /in(?![\w.+-])/i
+_COMMA: ","
+VALUE: /[\w.+-]+/
+STRING: /"([^"\\\t\r\n]|\\[^\t\r\n])*"/
 """
 
 _CHARACTERS = "double quotes around anything but letters, digits"
@@ -105,6 +115,11 @@ _HINTS = (
     (re.compile(r'"'), "_FAMILY", 'a quoted name stands behind its kind: token:"a b" or group:"a b"=VALUE'),
     (re.compile(r'"'), "VALUE NAME", "the quote is not closed; inside, a line break is \\n and a tab \\t"),
     (re.compile(r"[&|!~]"), "", "the words are and, or, not"),
+    (
+        re.compile(r"(none|nan|n/?a|missing)\b", re.IGNORECASE),
+        "_NULL",
+        "what is not known is null: score_fuzz=null",
+    ),
     (re.compile(r"\(none\)"), "VALUE", 'the missing value is written "(none)", with its quotes'),
     (re.compile(r"not\b", re.IGNORECASE), "IN", "the negation stands first: not weapon in (a, b)"),
     (re.compile(r""), "_DOT", "this was read as a group; a token is token:NAME, a family family:NAME"),

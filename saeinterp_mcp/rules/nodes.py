@@ -144,8 +144,33 @@ class MetricCondition(Spot):
         return f"{self.metric}{self.op}{_number(self.value)}"
 
 
+@dataclass(frozen=True)
+class MissingCondition(Spot):
+    """A metric of a feature is not known (`=`), or is (`!=`)."""
+
+    metric: str
+    op: Literal["=", "!="] = "="
+
+    def canonical(self) -> str:
+        """The normal form."""
+        return f"{self.metric}{self.op}null"
+
+
+@dataclass(frozen=True)
+class Selection(Spot):
+    """Only the rows of these explainers (or scorers, methods, SAEs) make up a feature's metrics."""
+
+    name: str
+    op: ChoiceOp
+    values: tuple[str, ...]
+
+    def canonical(self) -> str:
+        """The normal form."""
+        return f"{self.name}{_choice(self.op, self.values)}"
+
+
 RuleCondition = FamilyCondition | TokenCondition | GroupCondition | RegionCondition | ActivationCondition
-Condition = RuleCondition | MetricCondition
+Condition = RuleCondition | MetricCondition | MissingCondition | Selection
 Node = And | Or | Not | Condition
 
 
@@ -234,7 +259,12 @@ class MetricFilter:
 
     def metrics(self) -> tuple[str, ...]:
         """The metrics it reads, each once, in the order of the text."""
-        return tuple(dict.fromkeys(c.metric for c in conditions(self.root) if isinstance(c, MetricCondition)))
+        named = [c.metric for c in conditions(self.root) if isinstance(c, MetricCondition | MissingCondition)]
+        return tuple(dict.fromkeys(named))
+
+    def selections(self) -> tuple[Selection, ...]:
+        """What it selects rows by; `parse_metric_filter` lets them stand in the outermost `and` only."""
+        return tuple(c for c in conditions(self.root) if isinstance(c, Selection))
 
 
 def _bracketed(part: Node, *loose: type[Node]) -> str:

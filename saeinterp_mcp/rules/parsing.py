@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Collection
-from typing import cast, get_args
+from typing import Literal, cast, get_args
 
 from lark import Token, Tree
 
@@ -11,6 +11,7 @@ from saeinterp_mcp.rules.grammar import MAX_DEPTH, METRIC_FILTERS, RULES, syntax
 from saeinterp_mcp.rules.nodes import (
     REGIONS,
     ActivationCondition,
+    And,
     ChoiceOp,
     CompareOp,
     Condition,
@@ -18,15 +19,18 @@ from saeinterp_mcp.rules.nodes import (
     GroupCondition,
     MetricCondition,
     MetricFilter,
+    MissingCondition,
     Node,
     Not,
     Region,
     RegionCondition,
     Rule,
     RuleCondition,
+    Selection,
     TokenCondition,
     all_of,
     any_of,
+    conditions,
 )
 from saeinterp_mcp.rules.quoting import BadEscape, Span, named, placed, unquoted
 
@@ -47,22 +51,45 @@ def parse_rule(text: str) -> Rule:
 
 
 def parse_metric_filter(text: str, metrics: Collection[str]) -> MetricFilter:
-    """Read a filter on features such as `firing_rate>0.01 and not (max<2.5)`.
+    """Read a filter on features such as `firing_rate>0.01 and explainer=llama and not (score_fuzz<0.6)`.
+
+    `metric=null` is where a metric is not known. Whether an explainer, scorer, method or SAE that rows are selected by
+    exists is not looked at here.
 
     Raises:
         BadInput: the text is no filter; the message points at the spot and says what was expected there.
         UnknownName: a metric that is not among `metrics`.
     """
 
-    def condition(tree: Tree[Token], text: str) -> MetricCondition:
-        metric, op, value = _tokens(tree)
-        if metric not in metrics:
-            problem = f"there is no metric {named(metric)}; {nearest(metric, sorted(metrics))}"
-            raise placed(UnknownName, problem, text, _span(metric))
-        number, places = _number(value, text), (_span(metric), _span(value))
-        return MetricCondition(str(metric), _compare(op), number, span=_span(tree), places=places)
+    def condition(tree: Tree[Token], text: str) -> MetricCondition | MissingCondition | Selection:
+        name, op, *values = _tokens(tree)
+        span, places = _span(tree), (_span(name), *map(_span, values))
+        if tree.data == "selection":
+            chosen = tuple(_text(value, text) for value in values)
+            return Selection(name.lower(), _choice(op), chosen, span=span, places=places)
+        if name not in metrics:
+            problem = f"there is no metric {named(name)}; {nearest(name, sorted(metrics))}"
+            raise placed(UnknownName, problem, text, _span(name))
+        if tree.data == "missing":
+            equality: Literal["=", "!="] = "=" if op == "=" else "!="
+            return MissingCondition(str(name), equality, span=span, places=places)
+        return MetricCondition(str(name), _compare(op), _number(values[0], text), span=span, places=places)
 
-    return MetricFilter(_node(syntax_tree(text, METRIC_FILTERS), condition, text), text)
+    root = _node(syntax_tree(text, METRIC_FILTERS), condition, text)
+    _check_selections(root, text)
+    return MetricFilter(root, text)
+
+
+def _check_selections(root: Node, text: str) -> None:
+    """Rows are selected for the whole filter, so a selection inside `or` or `not` would mean nothing."""
+    outermost = root.parts if isinstance(root, And) else (root,)
+    for condition in conditions(root):
+        if isinstance(condition, Selection) and not any(condition is part for part in outermost):
+            problem = (
+                f"{condition.name} selects the rows of the whole filter, so it cannot stand inside or, or not"
+            )
+            advice = f"join it to the rest with and; one of several is {condition.name} in (a, b)"
+            raise placed(BadInput, problem, text, condition.span, advice)
 
 
 def _node(tree: Tree[Token], condition: _ReadCondition, text: str, depth: int = 0) -> Node:

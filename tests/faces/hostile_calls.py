@@ -47,7 +47,7 @@ OF_STORE: dict[str, dict[str, tuple[Any, ...]]] = {
         "given": ("family:a>=1",),
     },
 }
-ON_FEATURES = ("firing_rate>0", "max>0.1")
+ON_FEATURES = ("firing_rate>0", "max>0.1", "score_fuzz>0", "explainer=zzz", "scorer=pwn and score_fuzz=null")
 """`where` of features_search is about features."""
 EVERY = 5
 """Every so many payloads are tried for each argument, each time others."""
@@ -62,6 +62,8 @@ QUOTES = frozenset(
         *("promoted", "suppressed", "module", "source", "weapon", "class"),
         # of labels and notes
         *("label", "explanation", "notes", "author", "category", "rule", "reason", "worker"),
+        # of explanations and of the examples they are set against
+        *("phrase", "term", "ngram", "explainer", "scorer", "a", "b", "explainers", "scorers"),
         # what the caller asked, then or now
         *("query", "where", "given", "contains", "arguments"),
         # of whoever made the store
@@ -150,7 +152,7 @@ def _values(
 ) -> Iterator[Any]:
     if name == "store":
         return
-    if entry.name == "features_search" and name == "where":
+    if entry.name in ("features_search", "compare_explainers") and name == "where":
         yield from ON_FEATURES
         return
     if "enum" in part:

@@ -14,9 +14,13 @@ import polars as pl
 import yaml
 
 from pipeline.importers.run_import import import_bundle
+from pipeline.validation.publish import publish_tables
 from saeinterp_mcp.faces.answering import answer
 from saeinterp_mcp.faces.arguments import Entry, entries
+from saeinterp_mcp.store.open import open_store
 from saeinterp_mcp.store.served import ServedStores
+from saeinterp_mcp.validation.folder import folder_beside
+from saeinterp_mcp.validation.tables import BY_NAME
 
 MARK = re.compile(r"pwn\d\d")
 LONG = 1_000_000
@@ -208,6 +212,47 @@ def write_store(
     return out
 
 
+def publish_hostile_tables(place: Path, texts: Sequence[str]) -> None:
+    """Tables beside a store: explanations, explainers, scorers and warnings that are such texts."""
+    explainers, scorers = (texts[0], texts[25], texts[33]), (texts[1], texts[26])
+    said = [
+        {
+            "feature_id": i % N_FEATURES,
+            "llm_explainer": explainers[i % 3],
+            "explanation_text": text,
+            "status": "ok",
+        }
+        for i, text in enumerate(texts)
+    ]
+    said = list({(one["feature_id"], one["llm_explainer"]): one for one in said}.values())
+    said[0] |= {"status": "unparsed"}
+    tests = [
+        {
+            **one,
+            "llm_scorer": scorer,
+            "method": method,
+            "score": 0.3,
+            "n": 40,
+            "n_failed": 9,
+            "held_out": "leaked",
+        }
+        for one in said
+        for scorer in scorers
+        for method in ("fuzz", "detection")
+    ]
+    rows = {"explanation_embeddings": said, "scores": tests, "features": said}
+    tables = {}
+    for name, of in rows.items():
+        schema = BY_NAME[name].schema
+        more = {"sae_id": "sae", "data_source": texts[2], "explanation_method": texts[3]}
+        filled = [{column: {**more, **row}.get(column) for column in schema} for row in of]
+        tables[name] = pl.DataFrame(filled, schema=schema)
+    lineage = open_store(place).lineage
+    publish_tables(
+        folder_beside(place), place.name, "sae", N_FEATURES, lineage, tables, [texts[4], texts[25]]
+    )
+
+
 class World(NamedTuple):
     """Both stores, served with one labels file full of such text."""
 
@@ -227,6 +272,8 @@ class World(NamedTuple):
 def world(folder: Path, texts: tuple[str, ...]) -> World:
     """Two stores and, for each text, a label and a note that hold it in every field; every seventh label is retired."""
     places = [sequence_store(folder, texts), set_store(folder, texts)]
+    for place in places:
+        publish_hostile_tables(place, texts)
     labels = folder / "labels.sqlite"
     made = World(ServedStores.open([str(p) for p in places], labels), folder, labels, {})
     cited = made.ask("features_search", query=texts[25], store="seq")["evidence"]

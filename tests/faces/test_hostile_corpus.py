@@ -22,6 +22,12 @@ from tests.faces.hostile_world import HARMLESS, MARK, PAYLOADS, World, world
 NAMES = [operation.name for operation in OPERATIONS]
 
 
+@pytest.fixture(autouse=True)
+def by_words_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No text model is started: what it is given is what is matched by words too."""
+    monkeypatch.setenv("SAEINTERP_EMBEDDER", "none")
+
+
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory: pytest.TempPathFactory) -> World:
     return world(tmp_path_factory.mktemp("clean"), HARMLESS)
@@ -46,7 +52,9 @@ def client_of(made: World, how: str) -> Iterator[Caller]:
         "--labels",
         str(made.labels),
     ]
-    target: Any = StdioServerParameters(command=SERVER[0], args=[*SERVER[1:], "serve", *given])
+    target: Any = StdioServerParameters(
+        command=SERVER[0], args=[*SERVER[1:], "serve", *given], env={"SAEINTERP_EMBEDDER": "none"}
+    )
     yield from connected(build(made.stores) if how == "memory" else target)
 
 

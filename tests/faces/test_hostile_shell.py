@@ -26,12 +26,18 @@ from saeinterp_mcp.operations import OPERATIONS
 from saeinterp_mcp.store.open import open_store
 from saeinterp_mcp.store.served import ServedStores
 from tests.faces.hostile_calls import OF_STORE, calls, faults, hidden
-from tests.faces.hostile_world import LONG, MARK, PAYLOADS, World, write_store
+from tests.faces.hostile_world import LONG, MARK, PAYLOADS, World, publish_hostile_tables, write_store
 
 MAX_ANSWER = 20_000
 UNSEEN = PAYLOADS[25:37]
 FORMULA = re.compile(r"^'(?=\s*[=+@-])")
 """Before a cell that a spreadsheet would run, a CSV has a quote; label import takes it away again."""
+
+
+@pytest.fixture(autouse=True)
+def by_words_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No text model is started: what it is given is what is matched by words too."""
+    monkeypatch.setenv("SAEINTERP_EMBEDDER", "none")
 
 
 @pytest.fixture
@@ -217,6 +223,7 @@ def big(tmp_path_factory: pytest.TempPathFactory) -> ServedStores:
             "checks": [{"name": "c", "passed": False, "note": long[1][:3_000]}],
         }
         place = write_store(folder, name, kind, samples, activations, families, long, more)
+        publish_hostile_tables(place, [long[i % 3] for i in range(34)])
         found.append(str(place))
     return ServedStores.open(found, folder / "labels.sqlite")
 

@@ -1,9 +1,10 @@
 """No question fails on any world: empty splits, empty samples, dead features, one unit; and what it says adds up."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +16,7 @@ from saeinterp_mcp.operations.feature_examples import feature_examples
 from saeinterp_mcp.operations.feature_overview import feature_overview
 from saeinterp_mcp.operations.features_search import features_search
 from saeinterp_mcp.operations.group_sweep import group_sweep
+from saeinterp_mcp.operations.match_patterns import match_patterns
 from saeinterp_mcp.operations.similar_features import similar_features
 from saeinterp_mcp.operations.stability import stability
 from saeinterp_mcp.operations.store_status import store_status
@@ -26,6 +28,14 @@ from saeinterp_mcp.store.manifest import SPLITS, Split
 from saeinterp_mcp.store.memory_store import World, memory_store
 from saeinterp_mcp.store.served import ServedStores
 from tests.worlds import builds, has_rows, worlds
+
+
+@pytest.fixture(autouse=True, scope="module")
+def by_words_only() -> Iterator[None]:
+    """No text model is started."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SAEINTERP_EMBEDDER", "none")
+        yield
 
 
 def answer(question: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
@@ -53,6 +63,12 @@ def test_every_question_is_answered_or_refused_with_a_reason(world: World, data:
     rows: dict[str, Any] = {"where": where, "split": split, "scope": scope}
     answer(store_status, ServedStores([store]))
     answer(features_search, store, split=split)
+    groups = answer(features_search, store, sort="max", thresholds=[1.0, 50.0], split=split)["groups"]
+    assert sum(row[groups["columns"].index("n")] for row in groups["rows"]) == world.n_features
+    for text in (None, 'the word "a", b', store.tokens[0] if store.tokens else "x"):
+        view = answer(match_patterns, store, feature, text, split=split, where=where)
+        assert view is None or 0 <= view["n_matches"] <= view["n_tested"]
+        assert view is None or (view["match_rate"] is None) == (view["n_tested"] == 0)
     for token in store.tokens[:2]:
         answer(features_search, store, query=token, split=split)
     overview = answer(feature_overview, store, feature, **rows)
