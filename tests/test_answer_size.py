@@ -1,6 +1,6 @@
 """Answers are sized for an agent: p95 of a concise one is under 1,500 tokens (a token: 3.5 bytes of JSON)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from saeinterp_mcp.operations.features_search import features_search
 from saeinterp_mcp.operations.group_sweep import group_sweep
 from saeinterp_mcp.operations.label_get import label_get
 from saeinterp_mcp.operations.label_save import label_save
+from saeinterp_mcp.operations.match_patterns import match_patterns
 from saeinterp_mcp.operations.note_get import note_get
 from saeinterp_mcp.operations.note_save import note_save
 from saeinterp_mcp.operations.queue_next import queue_next
@@ -31,6 +32,10 @@ from saeinterp_mcp.store.base import Store
 from saeinterp_mcp.store.open import open_store
 from saeinterp_mcp.store.served import ServedStores
 
+CLAIMS = (
+    'the token "self." before an attribute, names of methods, and arguments of functions that are called; often in '
+    "classes, sometimes in tests, docstrings about parameters, e.g. their types, or comments"
+)
 QUESTIONS: dict[str, Callable[[Store, int], Any]] = {
     "feature_overview": lambda store, f: feature_overview(store, f),
     "feature_examples": lambda store, f: feature_examples(store, f),
@@ -44,8 +49,17 @@ QUESTIONS: dict[str, Callable[[Store, int], Any]] = {
     "token_interactions": lambda store, f: token_interactions(store, f, scope="before"),
     "test_rule": lambda store, f: test_rule(store, f, "family:digits and not kind=docs", split="explain"),
     "stability": lambda store, f: stability(store, f, "shuffle_null", draws=19),
+    "match_patterns": lambda store, f: match_patterns(store, f, CLAIMS),
     "store_status": lambda store, f: store_status(ServedStores([store])),
 }
+
+
+@pytest.fixture(autouse=True, scope="module")
+def by_words_only() -> Iterator[None]:
+    """No text model is started."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SAEINTERP_EMBEDDER", "none")
+        yield
 
 
 @pytest.mark.parametrize("question", QUESTIONS)

@@ -1,5 +1,6 @@
 """Every command in README.md, docs/ and skills/ is run; what cannot be run here is named with the reason."""
 
+import json
 import os
 import re
 import shlex
@@ -12,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import RunConfig
+from pipeline.validation.config import ValidationRun
 from saeinterp_mcp.errors import BadInput
+from saeinterp_mcp.frozen import Frozen
 from tests.autointerp.running import addresses
 from tests.autointerp.scripted_model import knows
 from tests.conftest import ROOT
@@ -27,6 +30,16 @@ ELSEWHERE = {
     "saeinterp-pipeline build examples/loadout/run.yaml": "tests/examples/test_loadout_commands.py, in a copy",
     "make bench": "a benchmark, not a test",
 }
+
+
+OTHER_TOOLS = {
+    "delphi-run": "delphi/run",
+    "delphi-tokenizer": "delphi/tokenizer",
+    "neuronpedia-export": "neuronpedia/gemma-2-2b",
+    "dashboard-output": "dashboard/runner",
+    "activations-jsonl": "jsonl",
+}
+"""Folders that docs/other-tools.md speaks of, to where small ones of them are."""
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -53,6 +66,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory, pycode_store: Path) -> P
     for code in blocks((ROOT / "docs" / "bundle.md").read_text(encoding="utf-8"), "python"):
         subprocess.run([sys.executable, "-c", code], cwd=folder, check=True)
     run(folder, "saeinterp-pipeline import bundle my_bundle --out my-store")
+    for name, fixture in OTHER_TOOLS.items():
+        shutil.copytree(ROOT / "tests" / "fixtures" / fixture, folder / name)
     return folder
 
 
@@ -106,13 +121,50 @@ def test_the_run_file_of_the_documentation_is_one(tmp_path: Path) -> None:
         RunConfig.load(path)
 
 
+def test_the_configs_of_the_validation_page_are_ones(tmp_path: Path) -> None:
+    found = blocks((ROOT / "docs" / "validation.md").read_text(encoding="utf-8"), "yaml")
+    assert len(found) == 2
+    for block in found:
+        path = tmp_path / "validate.yaml"
+        path.write_text(block, encoding="utf-8")
+        assert ValidationRun.load(path).out == tmp_path / "my-store.validation"
+
+
+def test_every_setting_of_a_validation_is_documented_with_its_default() -> None:
+    text = (ROOT / "docs" / "validation.md").read_text(encoding="utf-8")
+    told = "\n".join(settings_table())
+    assert told in text, f"docs/validation.md should hold this table:\n{told}"
+
+
+def settings_table() -> list[str]:
+    """A line of Markdown for every key of a validation's config."""
+    lines = ["| key | default | |", "|---|---|---|"]
+    for name, field in ValidationRun.model_fields.items():
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, Frozen) and name != "execution":
+            inner = section.model_fields.items()
+            lines += [_setting(f"{name}.{key}", one.default, one.description) for key, one in inner]
+        else:
+            default = None if field.is_required() or name == "execution" else field.default
+            lines.append(_setting(name, default, field.description))
+    return lines
+
+
+def _setting(name: str, default: object, description: str | None) -> str:
+    shown = json.dumps(default, default=str) if default not in (None, ()) else ""
+    return f"| `{name}` | {shown} | {' '.join((description or '').split())} |"
+
+
 def test_links_between_documents_lead_somewhere() -> None:
     for path in [*TEXTS, ROOT / "CONTRIBUTING.md"]:
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text(encoding="utf-8")):
             assert (path.parent / target).exists(), f"{path.name} links to {target}"
 
 
-@pytest.mark.parametrize("name", ["adding-a-backend.md", "from-autointerp.md", "from-the-storage-guide.md"])
+@pytest.mark.parametrize(
+    "name",
+    ["adding-a-backend.md", "from-autointerp.md", "from-the-data-layer.md", "from-the-storage-guide.md"],
+)
 def test_the_python_of_a_document_runs_after_its_commands(name: str, workplace: Path) -> None:
     for code in blocks((ROOT / "docs" / name).read_text(encoding="utf-8"), "python"):
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -24,6 +24,7 @@ from saeinterp_mcp.rules import (
     Or,
     RegionCondition,
     Rule,
+    Selection,
     TokenCondition,
     all_of,
     any_of,
@@ -419,6 +420,11 @@ RATE, MAX = np.array([0.5, 0.001, 0.02, 0.3]), np.array([2.5, 9.0, np.nan, 1.0])
         ("max!=1", [0, 1]),
         ("max>2.5 or firing_rate=0.3", [1, 3]),
         ("not max>0", [2]),
+        ("max=null", [2]),
+        ("max!=NULL and firing_rate!=null", [0, 1, 3]),
+        ("not (max=null or firing_rate<0.01)", [0, 3]),
+        ("explainer=a and max>=2.5", [0, 1]),
+        ('Explainer in (a, "b/c d") and (scorer!=3 and not (max>5))', [0, 2, 3]),
     ],
 )
 def test_a_filter_keeps_the_features_whose_metrics_fit_and_nan_fits_nothing(
@@ -428,6 +434,19 @@ def test_a_filter_keeps_the_features_whose_metrics_fit_and_nan_fits_nothing(
     wanted = parse_metric_filter(text, metrics)
     assert np.flatnonzero(evaluate_metric_filter(wanted, metrics)).tolist() == kept
     assert parse_metric_filter(wanted.canonical(), metrics) == wanted
+
+
+def test_what_a_filter_selects_rows_by_stands_apart_from_its_metrics() -> None:
+    wanted = parse_metric_filter('EXPLAINER in (a, "b/c") and max!=null and (scorer!="null")', ["max"])
+    assert wanted.selections() == (
+        Selection("explainer", "in", ("a", "b/c")),
+        Selection("scorer", "!=", ("null",)),
+    )
+    assert wanted.metrics() == ("max",)
+    assert wanted.canonical() == 'explainer in (a, "b/c") and max!=null and scorer!=null'
+    for text in ("not explainer=a", "max>1 or explainer=a", "max>1 and (sae=a or method=b)"):
+        with pytest.raises(BadInput, match="selects the rows of the whole filter"):
+            parse_metric_filter(text, ["max"])
 
 
 def test_a_filter_knows_its_metrics_and_its_normal_form() -> None:

@@ -220,7 +220,7 @@ def _summary(feature: int, said: list[Said], view: View) -> str:
         "lexical": "alike in words",
         "semantic": "alike in meaning",
         "none": "not more alike than those of random features",
-        None: "too few to compare",
+        None: "not compared: there are too few, or too few features beside it",
     }[view.coherence.pattern]
     start = f"The {len(view.windows)} examples of feature {feature} are {alike}"
     totals = view.totals
