@@ -95,10 +95,13 @@ def tensors(path: Path) -> Iterator[Any]:
     """An opened file, of which parts are read.
 
     Raises:
+        BadInput: safetensors is not installed.
         BadStore: it is damaged.
     """
-    from safetensors import SafetensorError, safe_open  # of the extra `pipeline`
-
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ModuleNotFoundError as error:
+        raise BadInput("delphi's latents need safetensors: pip install 'saeinterp-mcp[pipeline]'") from error
     try:
         with safe_open(path, framework="numpy") as file:
             yield file

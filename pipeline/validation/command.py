@@ -12,6 +12,11 @@ Workers = Annotated[int | None, typer.Option(min=1, help="Worker processes")]
 
 def validate(config: Config, only: Only = None, workers: Workers = None) -> None:
     """Set explanations against activations: tables and queries beside a store. Does only what changed."""
+    from saeinterp_mcp.clients.worker_process import missing
+    from saeinterp_mcp.errors import BadInput
+
+    if (reason := missing("umap", "sklearn", "threadpoolctl", "safetensors")) is not None:
+        raise BadInput(f"validate makes maps and clusters too: {reason}")
     from pipeline.validation.config import ValidationRun
     from pipeline.validation.run import run_validation
     from saeinterp_mcp.validation.folder import MANIFEST
