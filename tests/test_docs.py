@@ -29,6 +29,7 @@ ELSEWHERE = {
     "saeinterp-pipeline build examples/pycode/run.yaml": "tests/test_example.py",
     "saeinterp-pipeline build examples/loadout/run.yaml": "tests/examples/test_loadout_commands.py, in a copy",
     "make bench": "a benchmark, not a test",
+    "python -m benchmarks.validation_planted --store demo-store --write docs/validation.md": "a benchmark, not a test",
 }
 
 

@@ -425,6 +425,7 @@ RATE, MAX = np.array([0.5, 0.001, 0.02, 0.3]), np.array([2.5, 9.0, np.nan, 1.0])
         ("not (max=null or firing_rate<0.01)", [0, 3]),
         ("explainer=a and max>=2.5", [0, 1]),
         ('Explainer in (a, "b/c d") and (scorer!=3 and not (max>5))', [0, 2, 3]),
+        ("explainer=meta-llama/Llama-3.1-70B and scorer in (openai:gpt@x, b) and max>=2.5", [0, 1]),
     ],
 )
 def test_a_filter_keeps_the_features_whose_metrics_fit_and_nan_fits_nothing(

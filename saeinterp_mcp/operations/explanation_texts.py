@@ -42,12 +42,18 @@ def explanations_of(
             raise BadInput("explanation is blank; leave it out to match the stored ones")
         return [Said(GIVEN, explanation.strip(), None)]
     found = _of_tables(validation, feature) if validation is not None else []
-    texts = {one.text for one in found}
+    texts = {_words(one.text) for one in found}
     for label in current_labels(store.labels, store.lineage, [feature]):
-        if label.status != "refuted" and label.claim not in texts and label.text not in texts:
-            texts.add(label.claim)
+        claim, text = _words(label.claim), _words(label.text)
+        if label.status != "refuted" and claim not in texts and text not in texts:
+            texts.add(claim)
             found.append(Said(label.author or label.author_kind, label.claim, label.label_id))
     return found
+
+
+def _words(text: str) -> str:
+    """Labels are one line: the same explanation may have other white space as a label."""
+    return " ".join(text.split())
 
 
 def _of_tables(validation: Validation, feature: int) -> list[Said]:

@@ -77,7 +77,7 @@ SELECTOR.2: /(explainer|scorer|method|sae)(?![\w.-])/i
 METRIC: /(?!(and|or|not)(?![\w.-]))[^\W\d][\w.-]*/i
 IN.2: /in(?![\w.+-])/i
 _COMMA: ","
-VALUE: /[\w.+-]+/
+VALUE: /[\w.+\/:@#-]+/
 STRING: /"([^"\\\t\r\n]|\\[^\t\r\n])*"/
 """
 

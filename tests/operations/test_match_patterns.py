@@ -155,6 +155,16 @@ def test_a_text_counts_once_and_refuted_labels_do_not(tmp_path: Path) -> None:
     assert found.match_percentile is not None, "of all phrases together"
 
 
+def test_an_imported_explanation_and_its_one_line_draft_are_one(place: Path, tmp_path: Path) -> None:
+    store = copied(place, tmp_path)
+    before = match_patterns(store, 0)
+    (text,) = (str(row[0]) for row in named(before, "explainers", "explanation"))
+    save_label(store.need_labels, store.lineage, 0, {"text": text.replace(" ", "  "), "author": "import"})
+    after = match_patterns(store, 0)
+    assert after.n_tested == before.n_tested
+    assert after.match_percentile == before.match_percentile
+
+
 def test_stored_verdicts_are_the_very_rows_of_the_table(validated: Store) -> None:
     tables = validated.need_validation
     (row,) = tables.of_feature("ex_act_pattern_matching", 1).to_dicts()

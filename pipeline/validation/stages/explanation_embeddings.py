@@ -72,6 +72,10 @@ class _Row(NamedTuple):
     """Its row in the given table."""
 
 
+def _words(text: str | None) -> str:
+    return " ".join((text or "").split())
+
+
 class _Kept:
     """One row for each feature and explainer: the first that comes."""
 
@@ -85,7 +89,8 @@ class _Kept:
         first = self.rows.setdefault((row.feature_id, row.llm_explainer), row)
         if first is row:
             return
-        if first.explanation_text == row.explanation_text:
+        # a draft of an imported explanation is one line, whatever white space the file has
+        if _words(first.explanation_text) == _words(row.explanation_text):
             self.n_same[row.data_source] += 1
         else:
             self.others.setdefault(row.data_source, []).append(row.feature_id)

@@ -101,7 +101,7 @@ def test_words_only_leave_a_table_without_vectors(tmp_path: Path) -> None:
 
 def test_an_explainer_has_one_text_a_feature_and_other_ones_are_told(tmp_path: Path) -> None:
     first = write_results(tmp_path / "a_e-b_s", {3: "one", 4: "two"}, explainer="A")
-    later = write_results(tmp_path / "a_e-c_s", {3: "another", 4: "two", 5: "five"}, explainer="A")
+    later = write_results(tmp_path / "a_e-c_s", {3: "another", 4: " two\n", 5: "five"}, explainer="A")
     other = write_results(tmp_path / "b_e-c_s", {3: "three"}, explainer="B")
     sources = tuple(source(folder) for folder in (first, later, other))
     out = left_by(EXPLANATION_EMBEDDINGS, tmp_path / "out", data_sources=sources)
