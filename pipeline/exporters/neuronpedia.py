@@ -4,6 +4,7 @@
 features/, activations/ and explanations/; `OUT/config/` the kinds and models of explanations that it names. Their
 import takes the columns of a file from its first line and inserts rows as they are, so all lines of a file have the
 same keys, and a column that may not be null is left out or filled. Times are left out: their database sets them.
+A sampled store knows nothing of most of its features: those have no record, rather than one that calls them silent.
 """
 
 from functools import partial
@@ -21,6 +22,7 @@ from pipeline.exporters.source_rows import opened
 from pipeline.parallel import run_tasks
 from saeinterp_mcp.analysis.sampling import rng
 from saeinterp_mcp.errors import NotInStore
+from saeinterp_mcp.labels.revisions import current_labels
 from saeinterp_mcp.store.base import Store
 from saeinterp_mcp.validation.tables import PUBLISHED
 
@@ -51,9 +53,10 @@ def export_neuronpedia(
         (folder / part).mkdir(parents=True)
     _write_records(folder, origin, rows.store)
     task = partial(_write_batch, store=store, folder=folder, origin=origin, top_k=top_k)
-    n_examples = sum(run_tasks(task, ranges(rows.n_features, BATCH), workers, progress))
+    counts = list(run_tasks(task, ranges(rows.n_features, BATCH), workers, progress))
+    n_features, n_examples = (sum(part) for part in zip(*counts, strict=True))
     n_labels = write_labels(rows.store, out, folder / "explanations", origin)
-    return {"features": rows.n_features, "examples": n_examples, "explanations": n_labels}
+    return {"features": n_features, "examples": n_examples, "explanations": n_labels}
 
 
 def _write_records(folder: Path, origin: Origin, store: Store) -> None:
@@ -100,18 +103,22 @@ class Example(NamedTuple):
     """Share of the rows in the group; -1 for the strongest, None where nobody can know."""
 
 
-def _write_batch(features: tuple[int, int], store: Path, folder: Path, origin: Origin, top_k: int) -> int:
+def _write_batch(
+    features: tuple[int, int], store: Path, folder: Path, origin: Origin, top_k: int
+) -> tuple[int, int]:
+    """How many features and examples were written; no files where there is none."""
     found = opened(store).store
     number = features[0] // BATCH
     writer = _Batch(found, origin, top_k, features)
     records, examples = [], []
-    for feature in range(*features):
+    for feature in filter(writer.knows, range(*features)):
         record, shown = writer.feature(feature)
         records.append(record)
         examples += shown
-    write_lines(folder / "features" / f"batch-{number}.jsonl.gz", records)
-    write_lines(folder / "activations" / f"batch-{number}.jsonl.gz", examples)
-    return len(examples)
+    if records:
+        write_lines(folder / "features" / f"batch-{number}.jsonl.gz", records)
+        write_lines(folder / "activations" / f"batch-{number}.jsonl.gz", examples)
+    return len(records), len(examples)
 
 
 class _Batch:
@@ -130,6 +137,18 @@ class _Batch:
             rows = tables.table(PUBLISHED.name).filter(here).collect().iter_rows(named=True)
             for row in rows:
                 self.theirs.setdefault(row["feature_id"], row)
+        labels = [] if self.full else current_labels(store.need_labels, store.lineage, range(*features))
+        self.labelled = {label.feature for label in labels}
+
+    def knows(self, feature: int) -> bool:
+        """Whether there is anything to say of it; their explanations refer to a record, so a label counts."""
+        return (
+            self.full
+            or feature in self.theirs
+            or feature in self.labelled
+            or len(self.store.activations(feature)[1]) > 0
+            or bool(self._outputs(feature, "promoted") or self._outputs(feature, "suppressed"))
+        )
 
     def feature(self, feature: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """Its record and those of its examples."""
@@ -211,7 +230,7 @@ class _Batch:
             "index": str(feature),
             "sourceSetName": self.origin.source_set,
             "creatorId": self.origin.creator_id,
-            "maxActApprox": theirs.get("max_act_approx") or (_short(values.max()) if len(values) else 0.0),
+            "maxActApprox": self._maximum(theirs, values),
             "hasVector": False,
             "vector": [],
             **self._similar(feature, theirs),
@@ -231,6 +250,13 @@ class _Batch:
         elif self.published:
             record["frac_nonzero"] = theirs.get("frac_nonzero") or 0.0  # their column may not be null
         return record
+
+    def _maximum(self, theirs: dict[str, Any], values: NDArray[Any]) -> float | None:
+        """None where nobody knows; only a full store knows that a feature without activations is silent."""
+        said: float | None = theirs.get("max_act_approx")
+        if len(values) and not said:
+            return _short(values.max())
+        return 0.0 if self.full else said
 
     def _outputs(self, feature: int, side: str) -> list[tuple[str, float]]:
         if not self.store.backend.has(f"outputs/{side}/tokens"):

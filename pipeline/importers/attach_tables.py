@@ -6,7 +6,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import polars as pl
 
-from pipeline.importers.results.neighbours import MOST, neighbour_files, read_neighbours
+from pipeline.importers.results.names import named
+from pipeline.importers.results.neighbours import MEASURES, MOST, neighbour_files, read_neighbours
 from pipeline.importers.results.records import LEAK, Explanation, Problem, Results, ScoreFile
 from pipeline.validation.config import BadFiles, DataSource
 from pipeline.validation.publish import IMPORTED
@@ -20,6 +21,14 @@ TESTED = ("fuzz", "detection", "simulation", "embedding", "surprisal", "intruder
 """Methods that test an explanation; example_embedding of delphi has no explanation in it."""
 ATTACHED = (EXPLANATION_EMBEDDINGS, SCORES, NEIGHBOURS)
 OF_ONE = ("feature_id", "llm_explainer")
+OF_FILE = {
+    EXPLANATION_EMBEDDINGS.name: ("feature_id",),
+    SCORES.name: ("feature_id", "method"),
+    NEIGHBOURS.name: ("measure",),
+}
+"""What tells the rows of one file of a source from those of its others."""
+UNREADABLE = ("truncated", "foreign", "empty")
+"""Kinds of problems of a file that is there and says nothing."""
 Item = TypeVar("Item")
 
 
@@ -92,7 +101,10 @@ class Joined(NamedTuple):
 
 
 def joined(reads: Sequence[Read], beside: Validation | None) -> Joined:
-    """Rows that earlier imports brought stay, but those of sources that are read again."""
+    """Rows that earlier imports brought stay, but those of sources that are read again.
+
+    Of these too, what a file said that cannot be read now: a source that got worse removes nothing.
+    """
     imported: Mapping[str, Any] = {} if beside is None else beside.manifest.made_by.get(IMPORTED, {})
     made = tuple(
         t.name for t in ATTACHED if beside is not None and beside.has(t.name) and t.name not in imported
@@ -103,12 +115,19 @@ def joined(reads: Sequence[Read], beside: Validation | None) -> Joined:
     for table in ATTACHED:
         new = [_part(read, table) for read in reads]
         old = _earlier(table, beside, names) if table.name in imported else table.empty()
-        if table.name in made or (not len(old) and not any(map(len, new))):
+        saved = [_saved(read, table, beside) if table.name in imported else table.empty() for read in reads]
+        if table.name in made or (not len(old) and not any(map(len, [*saved, *new]))):
             continue
-        frame = pl.concat([old, *new])
+        frame = pl.concat([old, *saved, *new])
         again = tuple(f"{name}: " for name in names)
         notes = [one for one in imported.get(table.name, ()) if not one.startswith(again)]
         notes += [note for read in reads for note in read.notes[table.name]]
+        notes += [
+            f"{name}: {len(rows)} row{'s' if len(rows) > 1 else ''} of an earlier import kept, as their files "
+            "cannot be read now"
+            for name, rows in zip(names, saved, strict=True)
+            if len(rows)
+        ]
         tables[table.name] = _kept_once(frame, notes) if table is EXPLANATION_EMBEDDINGS else frame
         told_of[table.name] = sorted(set(notes))
     return Joined(tables, told_of, made)
@@ -184,6 +203,20 @@ def _part(read: Read, table: Table) -> pl.DataFrame:
 def _earlier(table: Table, beside: Validation | None, names: Sequence[str]) -> pl.DataFrame:
     assert beside is not None, "what was imported is in a folder"
     return beside.table(table.name).filter(~pl.col("data_source").cast(pl.String).is_in(names)).collect()
+
+
+def _saved(read: Read, table: Table, beside: Validation | None) -> pl.DataFrame:
+    """Earlier rows of a source, of files that cannot be read now."""
+    assert beside is not None, "what was imported is in a folder"
+    bad = [problem.path for problem in read.problems if problem.kind in UNREADABLE]
+    if table is NEIGHBOURS:
+        measures = [one for one in MEASURES if any(path.name.endswith(f"-{one}.json") for path in bad)]
+        lost = pl.col("measure").cast(pl.String).is_in(measures)
+    else:
+        lost = pl.col("feature_id").is_in([named(path, path.name).feature for path in bad])
+    earlier = beside.table(table.name).filter(lost, pl.col("data_source").cast(pl.String) == read.source.name)
+    of_file = [pl.col(name).cast(pl.String) for name in OF_FILE[table.name]]
+    return earlier.collect().join(_part(read, table), on=of_file, how="anti")
 
 
 def _kept_once(frame: pl.DataFrame, notes: list[str]) -> pl.DataFrame:

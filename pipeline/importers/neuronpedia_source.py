@@ -186,7 +186,11 @@ class _Reader:
         """The features' own records."""
         for path, number, values in self._records("features"):
             try:
-                self.figures.add(self._feature(values), figures_of(values))
+                row = figures_of(values)
+                # the share may not be null there: beside a maximum that is, 0 fills the column and says nothing
+                if row["frac_nonzero"] == 0 and values.get("maxActApprox", 0) is None:
+                    row["frac_nonzero"] = None
+                self.figures.add(self._feature(values), row)
             except BadPart as error:
                 self.bad.met(path, f"line {number}", error)
 

@@ -51,7 +51,8 @@ def agreement_tables(
 ) -> dict[str, Any]:
     """`explanations` and `features`, each {columns, rows}.
 
-    z-scores are over all explanations; `overall_score` is their mean. The ROC-AUC of the embedding says little about an
+    z-scores are over all explanations; `overall_score` is their mean where all are known (with `compat` that of the
+    known ones, as SAE_vis had it). The ROC-AUC of the embedding says little about an
     explanation and takes part only with `compat`. A consistency is 1 less a spread over the largest there can be among
     as many numbers from 0 to 1; z-scores have no largest one, so what SAE_vis made of those is there only with
     `compat`, over the largest observed.
@@ -67,12 +68,13 @@ def agreement_tables(
     by_scorer = {method: _matrix(explained, scores, method) for method in methods}
     means = {method: mean_of_known(matrix) for method, matrix in by_scorer.items()}
     z = {f"z_{method}": z_scores(means[method]) for method in methods}
-    overall = mean_of_known(np.stack(list(z.values()), axis=1))
+    stacked = np.stack(list(z.values()), axis=1)
+    overall = mean_of_known(stacked) if compat else stacked.mean(axis=1)
     columns: dict[str, Floats] = {**z, "overall_score": overall}
     for method in ("fuzz", "detection"):
         columns[f"llm_scorer_consistency_{method}"] = alike(by_scorer[method])
     if compat:
-        columns["within_explanation_metric_consistency"] = alike(np.stack(list(z.values()), axis=1))
+        columns["within_explanation_metric_consistency"] = alike(stacked)
     features = np.unique(np.concatenate([*explained.values(), np.zeros(0, np.int64)]))
     across = {
         f"cross_explanation_metric_consistency_{method}": alike(

@@ -9,9 +9,11 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
 from pipeline.config import Execution
+from pipeline.validation.decoder_weights import n_features_of
 from saeinterp_mcp.errors import BadInput
 from saeinterp_mcp.frozen import Frozen, FrozenFile
 from saeinterp_mcp.patterns.records import CORE, WIDTH
+from saeinterp_mcp.store.manifest import read_manifest
 from saeinterp_mcp.validation.folder import folder_beside
 from saeinterp_mcp.validation.names import sae_id
 
@@ -237,6 +239,19 @@ class ValidationRun(FrozenFile):
             if part.num_quantiles != chosen.num_quantiles:
                 raise ValueError(f"{name}.num_quantiles is not that of activation_embeddings")
         return self
+
+    @property
+    def n_features(self) -> int | None:
+        """Of the SAE: what the store says, else the decoder's weights; None where neither is named.
+
+        Raises:
+            BadInput: the weights cannot be read.
+            BadStore: the store is damaged.
+        """
+        if self.store is not None:
+            return read_manifest(self.store).n_features
+        weights = self.feature_similarities.weights
+        return None if weights is None else n_features_of(weights)
 
     @classmethod
     def load(cls, path: Path) -> "ValidationRun":

@@ -4,9 +4,9 @@ import json
 import math
 import struct
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from saeinterp_mcp.analysis.text import visible
 from saeinterp_mcp.errors import BadInput, nearest
 
 Matrix = NDArray[Any]
+Found = TypeVar("Found")
 NAMES = ("W_dec", "w_dec", "decoder.weight")
 """The last one is (d_model, n_features): turned round."""
 MAX_HEADER = 100 << 20
@@ -36,7 +37,26 @@ def open_weights(path: Path) -> Weights:
     Raises:
         BadInput: another kind of file, damaged, or without such a matrix.
     """
-    openers = {".npy": _npy, ".npz": _npz, ".safetensors": _safetensors}
+    return _read(path, {".npy": _npy, ".npz": _npz, ".safetensors": _safetensors})
+
+
+def n_features_of(path: Path) -> int:
+    """How many features the decoder of such a file has, by its header alone.
+
+    Raises:
+        BadInput: as `open_weights`.
+    """
+    return _read(
+        path,
+        {
+            ".npy": lambda file: _npy(file).n_features,
+            ".npz": _n_features_of_npz,
+            ".safetensors": lambda file: _safetensors(file).n_features,
+        },
+    )
+
+
+def _read(path: Path, openers: Mapping[str, Callable[[Path], Found]]) -> Found:
     if path.suffix.lower() not in openers:
         raise BadInput(
             f"{path}: decoder weights are read from {', '.join(openers)}; write the matrix down once with "
@@ -67,11 +87,7 @@ def _npy(path: Path) -> Weights:
 
 
 def _npz(path: Path) -> Weights:
-    with zipfile.ZipFile(path) as archive:
-        names = [name.removesuffix(".npy") for name in archive.namelist()]
-        name = _chosen(names)
-        with archive.open(f"{name}.npy") as file:
-            shape, fortran, dtype = _header(file)
+    name, shape, fortran, dtype = _npz_header(path)
     _need_floats(dtype)
     if fortran or name == "decoder.weight":
         # columns of a file that is read from its start: the whole matrix it is
@@ -90,6 +106,21 @@ def _npz(path: Path) -> Weights:
                 yield np.frombuffer(content, dtype).reshape(n, shape[1])
 
     return Weights(shape[0], shape[1], blocks)
+
+
+def _n_features_of_npz(path: Path) -> int:
+    name, shape, _, _ = _npz_header(path)
+    if len(shape) != 2 or not all(shape):
+        raise ValueError(f"expected a matrix (n_features, d_model), found the shape {shape}")
+    return shape[1] if name == "decoder.weight" else shape[0]
+
+
+def _npz_header(path: Path) -> tuple[str, tuple[int, ...], bool, np.dtype[Any]]:
+    """The name of the decoder in the archive, and its header."""
+    with zipfile.ZipFile(path) as archive:
+        name = _chosen([name.removesuffix(".npy") for name in archive.namelist()])
+        with archive.open(f"{name}.npy") as file:
+            return name, *_header(file)
 
 
 def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:

@@ -20,17 +20,19 @@ from saeinterp_mcp.store.manifest import read_manifest
 from saeinterp_mcp.validation.folder import (
     MANIFEST,
     MASTER,
+    OTHER_TEXTS,
     VECTORS,
     FileRecord,
     Validation,
     ValidationManifest,
 )
-from saeinterp_mcp.validation.tables import BY_NAME, TABLES, Table
+from saeinterp_mcp.validation.tables import ACTIVATION_EXAMPLES, BY_NAME, TABLES, Table
 
 IMPORTED = "imported"
 """Key of `made_by`: table to the warnings of the importer that put it there."""
 SIDECAR = ".metadata.json"
 PLACES = {
+    "other_texts.json": OTHER_TEXTS,
     "feature_similarities.json": "feature_similarity/{sae_id}/feature_similarities.json",
     "umap_embeddings.json": "umap_feature/{sae_id}/umap_embeddings.json",
     "feature_clustering.json": "umap_clustering/feature_clustering.json",
@@ -119,11 +121,14 @@ def publish_run(artifacts: Mapping[str, Path], run: ValidationRun) -> bool:
                     files[place] = FileRecord(bytes=record.bytes, sha256=record.sha256)
             if artifact.summary.notes and not any(file.endswith(SIDECAR) for file in artifact.files):
                 warnings[name] = list(artifact.summary.notes)
+        beyond = _beyond(folder, run)
+        if beyond is not None:
+            warnings["decoder_similarities"] = [*warnings.get("decoder_similarities", ()), beyond]
         imported = _keep_imported(run.out, folder, files)
         manifest = ValidationManifest(
             name=run.name,
             sae_id=run.sae_id,
-            n_features=read_manifest(run.store).n_features if run.store else _n_features(folder, run.sae_id),
+            n_features=_n_features(folder, run),
             store=None if run.store is None else _lineage(run.store),
             embedder=used_embedder(run.work, run.embedder.model),
             compat=run.compat,
@@ -231,18 +236,34 @@ def _sentences(warnings: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(f"{name}: {one}" for name in sorted(warnings) for one in warnings[name]))
 
 
-def _n_features(folder: Path, sae_id: str) -> int:
-    """Where no store says: of the decoder, else the largest feature of any table."""
-    similar = folder / PLACES["feature_similarities.json"].format(sae_id=sae_id)
+def _beyond(folder: Path, run: ValidationRun) -> str | None:
+    """What to tell where activations are of features that the named weights do not have; a store was checked."""
+    n, reach = run.n_features, _reach(folder / MASTER / ACTIVATION_EXAMPLES.file)
+    if run.store is not None or n is None or reach <= n:
+        return None
+    return f"weights hold {n} features, activations reach {reach - 1}: they are of two SAEs"
+
+
+def _n_features(folder: Path, run: ValidationRun) -> int:
+    """What the store says, else the weights, or activations that reach further; else the largest of any table."""
+    known = run.n_features
+    if known is not None:
+        return known if run.store else max(known, _reach(folder / MASTER / ACTIVATION_EXAMPLES.file))
+    similar = folder / PLACES["feature_similarities.json"].format(sae_id=run.sae_id)
     found = [0]
     if similar.is_file():
         found.append(int(json.loads(similar.read_text(encoding="utf-8")).get("n_features") or 0))
     for path in sorted((folder / MASTER).glob("*.parquet")):
-        frame = pl.scan_parquet(path)
-        if "feature_id" in frame.collect_schema():
-            largest = frame.select(pl.col("feature_id").max()).collect().item()
-            found.append(0 if largest is None else int(largest) + 1)
+        found.append(_reach(path))
     return max(found)
+
+
+def _reach(path: Path) -> int:
+    """One more than the largest feature of a table; 0 where there is none."""
+    if not path.is_file() or "feature_id" not in (frame := pl.scan_parquet(path)).collect_schema():
+        return 0
+    largest = frame.select(pl.col("feature_id").max()).collect().item()
+    return 0 if largest is None else int(largest) + 1
 
 
 def _opened(out: Path) -> Validation | None:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 import polars as pl
 
 from pipeline.importers.results.open_results import EXPLANATIONS, RUN_CONFIG, SCORES, open_results
-from pipeline.importers.results.records import RUNAWAY, Problem, Results
+from pipeline.importers.results.records import RUNAWAY, Explanation, Problem, Results, ScoreFile
 from pipeline.validation.config import BadFiles, DataSource
 from pipeline.validation.inputs import label_file, test_file
 from saeinterp_mcp.errors import BadInput
@@ -69,6 +69,34 @@ def sae_differs(source: DataSource, results: Results, sae_id: str) -> list[str]:
     if results.sae_id in (None, sae_id):
         return []
     return [f"{source.name}: its run_config.json is of {results.sae_id!r}, and the tables are of {sae_id!r}"]
+
+
+def is_here(one: Explanation | ScoreFile, n_features: int | None, problems: list[Problem]) -> bool:
+    """Whether a file is of a feature that the SAE has; told as a problem where it is not.
+
+    `n_features` is None where nobody says how many there are.
+    """
+    if n_features is None or one.feature < n_features:
+        return True
+    problems.append(Problem(one.path, "foreign", not_here(one.feature, n_features)))
+    return False
+
+
+def not_here(feature: int, n_features: int) -> str:
+    """What is wrong with a feature that the SAE does not have."""
+    return f"feature {feature} is not in the SAE, which by its store or weights has 0 to {n_features - 1}"
+
+
+def leave_out(path: Path, features: Sequence[int], n_features: int, bad_files: BadFiles) -> str:
+    """What to tell of features of a file made before that the SAE does not have.
+
+    Raises:
+        BadInput: with `bad_files: stop`.
+    """
+    why = not_here(min(features), n_features)
+    if bad_files == "stop":
+        raise BadInput(f"{path}: {why}. Mend it, or leave such features out with `bad_files: skip`")
+    return f"{path.name}: {len(features)} features left out, the first: {why}"
 
 
 def unless_bad(

@@ -86,7 +86,7 @@ class Cell(NamedTuple):
 def kept_scores(validation: Validation, kept: Bools, selected: Selected) -> "pl.DataFrame":
     """Selected tests of the kept features, of explanations that did not fail; those without a score too.
 
-    One row for each feature, explainer, scorer and measure: the mean of those of several sources.
+    One row for each feature, explainer, scorer and measure.
     """
     import polars as pl
 
@@ -98,8 +98,7 @@ def kept_scores(validation: Validation, kept: Bools, selected: Selected) -> "pl.
     usual = pl.col("scored_by").replace_strict(CHANCE, default=None, return_dtype=pl.Float64)
     return (
         tests.with_columns(score=known, chance=pl.coalesce(middle, usual))
-        .group_by("feature", "explainer", "scorer", "scored_by")
-        .agg(pl.col("score", "chance").mean(), pl.col("n", "n_failed").sum())
+        .select("feature", "explainer", "scorer", "scored_by", "score", "chance", "n", "n_failed")
         .sort("feature", "explainer", "scorer", "scored_by")
     )
 

@@ -25,6 +25,8 @@ MANIFEST = "manifest.json"
 MASTER = "master"
 """Subfolder of the tables; the JSON companions have subfolders of their own, as SAE_vis has them."""
 VECTORS = "vectors"
+OTHER_TEXTS = "explanation_embeddings/other_texts.json"
+"""{data source: [features]} whose explanation is another than the one kept: that source's scores are of other words."""
 VectorsName = Literal["explanations", "activations", "decoder", "phrases"]
 """`phrases`: a sample of phrases of explanations, which those of a feature are compared with."""
 MAKE = "run `saeinterp-pipeline validate` with what it needs"

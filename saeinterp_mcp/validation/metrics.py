@@ -1,6 +1,7 @@
 """Metrics of features from the published tables: one value a feature, the mean over the rows that were selected.
 
-Rows of failed explanations (unparsed, empty, runaway) are in no mean, and what is not known is NaN, never 0.
+Rows of failed explanations (unparsed, empty, runaway) and scores that `features.parquet` leaves out (of other words, or
+of a later source) are in no mean, and what is not known is NaN, never 0.
 """
 
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from saeinterp_mcp.validation.folder import Validation
+from saeinterp_mcp.validation.folder import OTHER_TEXTS, Validation
 
 if TYPE_CHECKING:
     import polars as pl
@@ -106,23 +107,29 @@ def has_rows(validation: Validation, n_features: int, selected: Selected) -> NDA
 
 @lru_cache(maxsize=4)
 def explanations(validation: Validation) -> "pl.DataFrame":
-    """feature, explainer, method, status, and vector where there is one: a row an explanation, failed ones too."""
+    """feature, explainer, data_source, method, status, and vector where there is one: a row an explanation, failed ones
+    too."""
     import polars as pl
 
     columns = {"feature_id": "feature", "llm_explainer": "explainer", "explanation_method": "method"}
+    own = ("data_source", "status")
     for name in ("explanation_embeddings", "features"):
         if validation.has(name):
             more = ["vector"] if name == "explanation_embeddings" else []
-            found = validation.table(name).select([*columns, "status", *more]).rename(columns)
-            return found.with_columns(pl.col("explainer", "method", "status").cast(pl.String)).collect()
-    schema = {"feature": pl.UInt32, "explainer": pl.String, "method": pl.String, "status": pl.String}
-    return pl.DataFrame(schema=schema)
+            found = validation.table(name).select([*columns, *own, *more]).rename(columns)
+            return found.with_columns(pl.col("explainer", "method", *own).cast(pl.String)).collect()
+    return pl.DataFrame(
+        schema={"feature": pl.UInt32} | dict.fromkeys(("explainer", "method", *own), pl.String)
+    )
 
 
 @lru_cache(maxsize=4)
 def scores(validation: Validation) -> "pl.DataFrame":
     """feature, explainer, scorer, scored_by, score, n, n_failed, chance_low, chance_high, held_out, status, method:
-    a row a test; `scored_by` is fuzz, detection, ...; `status` and `method` are those of the explanation."""
+    a row a test; `scored_by` is fuzz, detection, ...; `status` and `method` are those of the explanation.
+
+    Those that count: of the words that are kept, the first source's where several tested alike.
+    """
     import polars as pl
 
     columns = {
@@ -130,18 +137,58 @@ def scores(validation: Validation) -> "pl.DataFrame":
         "llm_explainer": "explainer",
         "llm_scorer": "scorer",
         "method": "scored_by",
-        **{name: name for name in ("score", "n", "n_failed", "chance_low", "chance_high", "held_out")},
+        **{
+            name: name
+            for name in ("data_source", "score", "n", "n_failed", "chance_low", "chance_high", "held_out")
+        },
     }
-    text = ("explainer", "scorer", "scored_by", "held_out")
+    text = ("explainer", "scorer", "scored_by", "data_source", "held_out")
     if not validation.has("scores"):
         types = {new: pl.String if new in text else pl.Float64 for new in columns.values()}
         schema = {**types, "feature": pl.UInt32, "method": pl.String, "status": pl.String}
         return pl.DataFrame(schema=schema)
     found = validation.table("scores").select(list(columns)).rename(columns)
-    tests = found.with_columns(pl.col(*text).cast(pl.String)).collect()
-    said = explanations(validation).select("feature", "explainer", "method", "status")
-    said = said.unique(["feature", "explainer"], keep="first", maintain_order=True)
-    return tests.join(said, on=["feature", "explainer"], how="left", maintain_order="left")
+    tests = _of_these_words(validation, found.with_columns(pl.col(*text).cast(pl.String)).collect())
+    return _of_the_first_source(validation, _explained(validation, tests))
+
+
+def _of_these_words(validation: Validation, tests: "pl.DataFrame") -> "pl.DataFrame":
+    """Without those of other words than the explanation that is kept; importers' tables keep all words."""
+    import polars as pl
+
+    if validation.manifest.compat or OTHER_TEXTS not in validation.manifest.files:
+        return tests
+    others = [(name, f) for name, features in validation.document(OTHER_TEXTS).items() for f in features]
+    schema = {"data_source": pl.String, "feature": pl.UInt32}
+    left_out = pl.DataFrame(others, schema=schema, orient="row")
+    return tests.join(left_out, on=list(schema), how="anti", maintain_order="left")
+
+
+def _explained(validation: Validation, tests: "pl.DataFrame") -> "pl.DataFrame":
+    """With `status` and `method` of the source's own explanation; else (an equal text is kept once) of the first."""
+    import polars as pl
+
+    keys, about = ["feature", "explainer"], ["method", "status"]
+    said = explanations(validation).select(*keys, "data_source", *about)
+    own = said.unique([*keys, "data_source"], keep="first", maintain_order=True)
+    first = said.unique(keys, keep="first", maintain_order=True).drop("data_source")
+    joined = tests.join(own, on=[*keys, "data_source"], how="left", maintain_order="left")
+    joined = joined.join(first, on=keys, how="left", maintain_order="left", suffix="_first")
+    joined = joined.with_columns(pl.coalesce(name, f"{name}_first").alias(name) for name in about)
+    return joined.drop(f"{name}_first" for name in about)
+
+
+def _of_the_first_source(validation: Validation, tests: "pl.DataFrame") -> "pl.DataFrame":
+    """One of each kind of test: as `pipeline.validation.kept_scores`, but a failed text never stands before another."""
+    import polars as pl
+
+    sources = validation.sidecar("scores")["config_used"].get("data_sources", ())
+    order = {source["name"]: i for i, source in enumerate(sources)} | {"labels": 2**31}
+    place = pl.col("data_source").replace_strict(order, default=2**31 - 1, return_dtype=pl.UInt32)
+    failed = (pl.col("status") != "ok").fill_null(value=False)
+    ordered = tests.sort(failed, place, "data_source", maintain_order=True)
+    kind = ["feature", "explainer", "scorer", "scored_by"]
+    return ordered.unique(kind, keep="first", maintain_order=True).drop("data_source")
 
 
 def counted(tests: "pl.DataFrame") -> "pl.DataFrame":

@@ -1,6 +1,7 @@
 """features_search by metrics of the tables beside a store: rows are selected, then averaged; groups are filters."""
 
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from saeinterp_mcp.operations.features_search import FeaturesSearch, features_se
 from saeinterp_mcp.operations.search_metrics import METRICS, Metrics
 from saeinterp_mcp.store.base import Store
 from saeinterp_mcp.store.memory_store import memory_store
-from tests.operations.validated import ALPHA, BETA, N, cosine, make, world
+from tests.operations.validated import ALPHA, BETA, SAE, N, cosine, frame, make, world
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +40,38 @@ def test_a_score_is_the_mean_over_explainers_and_scorers_of_explanations_that_di
     # beta is unparsed from 20 on, and only judge scored
     assert found[22] == pytest.approx(0.4 + 0.44)
     assert found[29] is None, "no explanation, no score: not 0"
+
+
+def test_of_attached_runs_a_score_counts_for_its_own_text_and_one_a_kind(tmp_path: Path) -> None:
+    """Runs a and b by one explainer, beside no table of `validate`: b's text of 1, and a's of 2, are unparsed."""
+    key = {"sae_id": SAE, "llm_explainer": ALPHA}
+    said = [
+        {**key, "feature_id": f, "data_source": source, "status": status, "explanation_text": f"{source}{f}"}
+        for f, source, status in [
+            *((0, "a", "ok"), (0, "b", "ok"), (1, "a", "ok"), (1, "b", "unparsed")),
+            *((2, "a", "unparsed"), (2, "b", "ok")),
+        ]
+    ]
+    tests = [
+        {
+            **key,
+            "feature_id": f,
+            "data_source": source,
+            "llm_scorer": by,
+            "method": "detection",
+            "score": score,
+        }
+        for f, source, by, score in [
+            *((0, "a", "s1", 0.9), (0, "b", "s1", 0.5), (1, "a", "s1", 0.8), (1, "b", "s2", 0.5)),
+            *((2, "a", "s1", 0.5), (2, "b", "s1", 0.7)),
+        ]
+    ]
+    given = {
+        "explanation_embeddings": frame("explanation_embeddings", said),
+        "scores": frame("scores", tests),
+    }
+    found = by(make(tmp_path, given), "score_detection")
+    assert {f: found[f] for f in range(4)} == {0: 0.9, 1: 0.8, 2: 0.7, 3: None}
 
 
 def test_rows_are_selected_before_they_are_averaged(store: Store) -> None:

@@ -176,6 +176,38 @@ def test_examples_are_grouped_as_a_dashboard_groups_them(ours: Store, tmp_path: 
             assert one["binContains"] == pytest.approx(inside.mean())
 
 
+def test_of_a_sampled_store_only_what_it_knows_goes_out(theirs: Store, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(path_of(theirs), store)
+    sampled = open_store(store)
+    save_label(sampled.need_labels, sampled.lineage, 7, {"text": "x", "author_kind": "human"}, None)
+    # no figures came along with this copy
+    assert {
+        one["index"]: (one["maxActApprox"], "frac_nonzero" in one)
+        for one in records(export(sampled, tmp_path / "bare"), "features")
+    } == {"0": (12.5, False), "3": (4.0, False), "7": (None, False), "1025": (2.0, False)}
+    shutil.copytree(path_of(theirs).parent / "store.validation", tmp_path / "store.validation")
+    folder = export(open_store(store), tmp_path / "out")
+    found = records(folder, "features")
+    assert len({tuple(one) for one in found}) == 1
+    assert [(one["index"], one["maxActApprox"], one["frac_nonzero"]) for one in found] == [
+        ("0", 12.5, 0.0123),
+        ("3", 4.0, 0.0),
+        ("7", None, 0.0),
+        ("1025", 12.5, 0.0123),
+    ]
+    back = load("neuronpedia", folder, tmp_path / "back")
+    assert back.manifest.n_features == 2048
+    assert back.validation is not None
+    figures = back.validation.table("published_features").collect()
+    assert figures.select("feature_id", "frac_nonzero", "max_act_approx").rows() == [
+        (0, 0.0123, 12.5),
+        (3, None, 4.0),
+        (7, None, None),
+        (1025, 0.0123, 12.5),
+    ]
+
+
 def test_the_same_store_gives_the_same_bytes_whatever_the_workers(theirs: Store, tmp_path: Path) -> None:
     def contents(folder: Path) -> dict[str, bytes]:
         return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
@@ -220,6 +252,6 @@ def test_the_command_takes_their_names(theirs: Store, tmp_path: Path) -> None:
     ]
     done = CliRunner().invoke(app, [*call, "--creator-name", "Ada"])
     assert done.exit_code == 0, done.output
-    assert "2,048 features, 5 examples, 0 explanations" in done.output
+    assert "3 features, 5 examples, 0 explanations" in done.output
     release = json.loads((tmp_path / "out" / "m" / "1-s" / "release.jsonl").read_text())
     assert (release["creatorName"], release["name"]) == ("Ada", "s")

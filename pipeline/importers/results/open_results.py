@@ -57,7 +57,9 @@ def open_results(
     known = hookpoints_of(path, config, explained)
     chosen = choose_hookpoint(path, known, [*explained, *(one for _, one in scores)], hookpoint)
     found = _of_hookpoint(chosen, explained, scores, loose, known if hookpoint is None else None)
-    who, judge, notes = _models(path, config, explainer, scorer, bool(found.scores))
+    who, judge, notes = _models(
+        path, config, explainer, scorer, bool(found.scores), "; ".join(config_notes) or RUN_CONFIG
+    )
     notes = [*config_notes, *notes]
     if found.n_others:
         notes.append(f"{found.n_others} files of other hookpoints left out")
@@ -93,8 +95,9 @@ def read_config(run: Path) -> tuple[dict[str, Any], list[str]]:
         return {}, []
     try:
         return read_json(path), []
-    except BadStore:
-        return {}, [f"{RUN_CONFIG} is no JSON object and was not read"]
+    except BadStore as error:
+        why = error.__cause__ or "it is JSON of another kind"
+        return {}, [f"{RUN_CONFIG} is no JSON object and was not read: {why}"]
 
 
 def choose_hookpoint(path: Path, known: set[str], named: list[Named], wanted: str | None) -> str:
@@ -236,9 +239,13 @@ def _scores(found: _Found, problems: list[Problem]) -> Iterator[ScoreFile]:
 
 
 def _models(
-    path: Path, config: dict[str, Any], explainer: str | None, scorer: str | None, has_scores: bool
+    path: Path, config: dict[str, Any], explainer: str | None, scorer: str | None, has_scores: bool, told: str
 ) -> tuple[str, str | None, list[str]]:
-    """Who explained, who scored, and what was decided about it."""
+    """Who explained, who scored, and what was decided about it.
+
+    Raises:
+        BadInput: nobody says who; the message holds what is told of the file that should.
+    """
     notes: list[str] = []
     said = config.get("explainer_model")
     model = said if isinstance(said, str) and said else None
@@ -253,9 +260,9 @@ def _models(
         judge = by_folder["scorer"]
         notes.append(f"who scored is known by the folder's name only: {judge}")
     if who is None:
-        raise BadInput(f"{path}: nobody says which model explained ({RUN_CONFIG}); give it (--explainer)")
+        raise BadInput(f"{path}: nobody says which model explained ({told}); give it (--explainer)")
     if judge is None and has_scores:
-        raise BadInput(f"{path}: nobody says which model scored ({RUN_CONFIG}); give it (--scorer)")
+        raise BadInput(f"{path}: nobody says which model scored ({told}); give it (--scorer)")
     if model is not None and explainer is None and scorer is None and config.get("explainer") != "none":
         notes.append(f"{RUN_CONFIG} names one model, {model}: it is taken for explainer and scorer")
     return who, judge if has_scores else None, notes

@@ -12,12 +12,13 @@ from pydantic_core import from_json
 from pipeline.config import Execution
 from pipeline.stage import Progress, Stage, Summary
 from pipeline.validation.config import FeatureSimilaritiesConfig
-from pipeline.validation.decoder_weights import Weights, of_matrix, open_weights
+from pipeline.validation.decoder_weights import Weights, n_features_of, of_matrix, open_weights
 from pipeline.validation.writing import write_json
 from saeinterp_mcp.analysis.text import visible
 from saeinterp_mcp.errors import BadInput
 from saeinterp_mcp.frozen import Frozen
 from saeinterp_mcp.store.layout import NO_INDEX
+from saeinterp_mcp.store.manifest import read_manifest
 from saeinterp_mcp.store.open import open_store
 
 Floats = NDArray[np.float32]
@@ -59,6 +60,13 @@ def _files(config: DecoderSimilaritiesStage) -> dict[str, Path]:
         return {"store/manifest.json": config.store / "manifest.json"}
     if not path.is_file():
         raise BadInput(f"{path} does not exist or is no file; feature_similarities needs it")
+    if section.weights is not None and config.store is not None:
+        n, expected = n_features_of(section.weights), read_manifest(config.store).n_features
+        if n != expected:
+            raise BadInput(
+                f"{path} holds {n} features, and the store {config.store} has {expected}: they are of two SAEs. Name "
+                "the decoder of that SAE, or leave feature_similarities.weights out"
+            )
     return {f"given/{FILE}" if section.given else f"weights{path.suffix.lower()}": path}
 
 

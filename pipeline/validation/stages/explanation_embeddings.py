@@ -23,7 +23,9 @@ from pipeline.validation.sources import (
     LABELS,
     chosen_labels,
     given_files,
+    is_here,
     label_files,
+    leave_out,
     opened,
     read_given_table,
     sae_differs,
@@ -52,6 +54,8 @@ class ExplanationEmbeddingsStage(Frozen):
 
     sae_id: str
     compat: bool
+    n_features: int | None = None
+    """Of the SAE, where it is known: explanations of other features are passed over."""
     data_sources: tuple[DataSource, ...]
     explanation_embeddings: ExplanationEmbeddingsConfig
     embedder: EmbedderConfig
@@ -167,6 +171,8 @@ def _of_source(source: DataSource, config: ExplanationEmbeddingsStage, notes: li
     results = opened(source, section.runaway_characters)
     problems: list[Problem] = []
     for one in unless_bad(results.explanations(problems), problems, section.bad_files, source):
+        if not is_here(one, config.n_features, problems):
+            continue
         text = _as_sae_vis_read_it(one) if config.compat else one.text
         yield _Row(
             one.feature,
@@ -222,6 +228,12 @@ def _read_given(config: ExplanationEmbeddingsStage, notes: list[str]) -> pl.Data
         )
     if len(mine) < len(frame):
         notes.append(f"{path.name}: {len(frame) - len(mine)} rows of other SAEs left out")
+    if config.n_features is not None:
+        beyond = mine.filter(pl.col("feature_id") >= config.n_features)["feature_id"].unique().to_list()
+        if beyond:
+            bad_files = config.explanation_embeddings.bad_files
+            notes.append(leave_out(path, beyond, config.n_features, bad_files))
+            mine = mine.filter(pl.col("feature_id") < config.n_features)
     ordered = mine.sort("feature_id", "llm_explainer", "data_source", maintain_order=True)
     if config.compat or "status" in pl.scan_parquet(path).collect_schema():
         return ordered

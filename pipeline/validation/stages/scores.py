@@ -35,7 +35,9 @@ from pipeline.validation.sources import (
     chosen_labels,
     explainer_names,
     given_files,
+    is_here,
     label_files,
+    leave_out,
     opened,
     sae_differs,
     source_files,
@@ -68,6 +70,8 @@ class ScoresStageConfig(Frozen):
 
     sae_id: str
     compat: bool
+    n_features: int | None = None
+    """Of the SAE, where it is known: scores of other features are passed over."""
     data_sources: tuple[DataSource, ...]
     scores: ScoresConfig
     explanation_embeddings: ExplanationEmbeddingsConfig = Field(exclude=True)
@@ -84,6 +88,7 @@ class _Task(NamedTuple):
     compat: bool
     sae_id: str
     out: Path
+    n_features: int | None = None
 
 
 def external(config: ScoresStageConfig) -> dict[str, Path]:
@@ -103,14 +108,14 @@ def run(
     unknown = [method for method in config.scores.scoring_methods if method not in METHODS]
     if unknown:
         raise BadInput(f"there is no scoring method {unknown[0]!r}; {nearest(unknown[0], METHODS)}")
-    given = [read_given(path) for path in config.scores.given]
+    notes: list[str] = []
+    given = [_of_known(read_given(path), config, notes) for path in config.scores.given]
     _check_given(given, config)
     tasks = [
-        _Task(i, source, config.scores, config.compat, config.sae_id, out)
+        _Task(i, source, config.scores, config.compat, config.sae_id, out, config.n_features)
         for i, source in enumerate(config.data_sources)
     ]
     run_shards(out, tasks, _score_source, _is_done, execution.workers, progress)
-    notes: list[str] = []
     frames = [TABLE.empty()]
     for task in tasks:
         frames.append(read_table(TABLE, _shard(task)))
@@ -158,6 +163,8 @@ def _score_source(task: _Task) -> int:
     for file in unless_bad(results.scores(problems), problems, task.config.bad_files, task.source):
         if file.method not in task.config.scoring_methods:
             left_out[file.method] += 1
+            continue
+        if not is_here(file, task.n_features, problems):
             continue
         statistics = statistics_of(file)
         entry = as_sae_vis(file) if task.compat else as_ours(file, statistics)
@@ -216,6 +223,16 @@ def _check_given(given: Sequence[Given], config: ScoresStageConfig) -> None:
             )
         if counts[one.data_source] > 1 or one.data_source in scored:
             raise BadInput(f"{one.path}: the scores of data source {one.data_source!r} are given twice")
+
+
+def _of_known(given: Given, config: ScoresStageConfig, notes: list[str]) -> Given:
+    """Without the features that the SAE does not have."""
+    n = config.n_features
+    beyond = [] if n is None else [feature for feature in given.scores if feature >= n]
+    if n is None or not beyond:
+        return given
+    notes.append(leave_out(given.path, beyond, n, config.scores.bad_files))
+    return given._replace(scores={feature: one for feature, one in given.scores.items() if feature < n})
 
 
 def _given_rows(given: Given, config: ScoresStageConfig, out: Path) -> list[Row]:

@@ -149,6 +149,32 @@ def test_point_6_a_bad_file_is_told_and_the_rest_is_there(store: Path, tmp_path:
     assert any(line.startswith("1 drafts of labels added") for line in put(store, run).lines)
 
 
+def test_a_run_that_got_worse_removes_no_row(store: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(RUN, tmp_path / "run"))
+    tables = ("explanation_embeddings", "scores", "neighbours")
+
+    def there() -> dict[str, set[str]]:
+        return {table: {str(row) for row in rows(store, table)} for table in tables}
+
+    put(store, run)
+    before = there()
+    (run / "explanations" / "h.0_latent3.txt").write_text('"The words', encoding="utf-8")
+    (run / "scores" / "fuzz" / "h.0_latent5.txt").write_text("[{", encoding="utf-8")
+    (run / "neighbours" / "h.0-co-occurrence.json").write_text('{"0": [[0.5', encoding="utf-8")
+    put(store, run)
+    assert there() == before
+    warnings = Validation(folder_beside(store)).manifest.warnings
+    kept = "run: 1 row of an earlier import kept, as their files cannot be read now"
+    assert {f"explanation_embeddings: {kept}", f"scores: {kept}"} <= set(warnings)
+    assert put(store, run).lines[-2] == f"{folder_beside(store)}: nothing changed"
+    # a file that is gone was taken away by somebody
+    (run / "explanations" / "h.0_latent3.txt").unlink()
+    put(store, run)
+    assert sorted(row["feature_id"] for row in rows(store, "explanation_embeddings")) == [
+        1, 4, 5, 6, 7, 9, 10, 11
+    ]  # fmt: skip
+
+
 def test_every_imported_score_carries_the_warning_about_the_leak(store: Path) -> None:
     put(store, RUN)
     assert {row["held_out"] for row in rows(store, "scores")} == {"leaked"}

@@ -285,11 +285,19 @@ def test_who_explained_and_scored(tmp_path: Path) -> None:
 
 def test_a_damaged_run_config_says_nothing(tmp_path: Path) -> None:
     files = {"explanations/a_latent1.txt": GOOD, "run_config.json": '{"explainer_model": "M'}
-    with pytest.raises(BadInput, match=r"nobody says which model explained \(run_config.json\)"):
+    why = "run_config.json is no JSON object and was not read: Unterminated string starting at: line 1 column 21"
+    why += " (char 20)"
+    with pytest.raises(BadInput) as error:
         open_results(write(tmp_path, files))
+    assert str(error.value) == (
+        f"{tmp_path}: nobody says which model explained ({why}); give it (--explainer)"
+    )
     results = open_results(tmp_path, "E")
-    assert results.notes == ("run_config.json is no JSON object and was not read",)
+    assert results.notes == (why,)
     assert sorted(results.files) == ["explanations/a_latent1.txt", "run_config.json"]
+    write(tmp_path, {"run_config.json": "[]"})
+    with pytest.raises(BadInput, match="was not read: it is JSON of another kind"):
+        open_results(tmp_path)
 
 
 def test_a_folder_without_results_is_refused(tmp_path: Path) -> None:

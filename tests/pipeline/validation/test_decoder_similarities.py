@@ -14,12 +14,15 @@ from examples.validation.make_world import N_FEATURES, NO_DIRECTION, make_decode
 from pipeline.config import Execution
 from pipeline.stage import Summary
 from pipeline.validation.config import ValidationRun
+from pipeline.validation.decoder_weights import n_features_of
+from pipeline.validation.run import run_validation
 from pipeline.validation.stages import decoder_similarities as module
 from pipeline.validation.stages.decoder_similarities import DECODER_SIMILARITIES as STAGE
 from pipeline.validation.stages.decoder_similarities import find_nearest
 from saeinterp_mcp.errors import BadInput
 from saeinterp_mcp.store.layout import NO_INDEX
 from saeinterp_mcp.store.memory_store import World, WorldSample
+from tests.pipeline.validation.test_run import Heard
 from tests.worlds import import_world
 
 Floats = NDArray[np.float32]
@@ -183,6 +186,7 @@ def test_weights_of_every_maker_give_the_same(tmp_path: Path, kind: str) -> None
     if kind.startswith("bfloat16"):
         decoder = (decoder.view(np.uint32) & 0xFFFF0000).view(np.float32)
     name = write_weights(tmp_path / "world", kind, decoder)
+    assert n_features_of(tmp_path / "world" / name) == N_FEATURES
     run(config_with(tmp_path / "world", weights=name), tmp_path / "out")
     features, _ = arrays(tmp_path / "out")
     for feature in (0, 17, 59):
@@ -202,6 +206,18 @@ def test_weights_of_the_store_are_read_where_none_are_named(tmp_path: Path) -> N
     run(config_with(tmp_path / "named"), tmp_path / "expected")
     for name in ("neighbours.npz", "decoder.npy"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "expected" / name).read_bytes()
+
+
+def test_weights_of_another_sae_than_the_stores_are_refused_before_anything_runs(tmp_path: Path) -> None:
+    samples = (WorldSample(("a",)), WorldSample(("b",)))
+    store = import_world(World("set", 12, samples, {(0, 0, 0): 1.0}), tmp_path / "store")
+    config = write_world(tmp_path / "world", data_sources=[], store=store)
+    heard = Heard()
+    with pytest.raises(
+        BadInput, match=r"decoder\.npy holds 60 features, and the store \S+ has 12: they are of"
+    ):
+        run_validation(config, progress=heard)
+    assert heard.that_ran() == []
 
 
 def test_a_file_made_before_is_used_as_it_is(tmp_path: Path) -> None:

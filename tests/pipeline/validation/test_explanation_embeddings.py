@@ -252,3 +252,43 @@ def test_files_of_scores_are_not_hashed(tmp_path: Path) -> None:
         "a_e-b_s/explanations/layers.3_latent3.txt",
         "a_e-b_s/run_config.json",
     }
+
+
+def test_explanations_of_features_that_the_sae_does_not_have_are_told_or_stop(tmp_path: Path) -> None:
+    folder = write_results(tmp_path / "a_e-b_s", {3: "three", 10: "ten"})
+    table = given_table(
+        tmp_path / "given.parquet",
+        [{"feature_id": i, "explanation_text": "given", "embedding": [1.0, 0.0]} for i in (4, 11)],
+    )
+    sources = (source(folder),)
+    out = left_by(
+        EXPLANATION_EMBEDDINGS,
+        tmp_path / "out",
+        n_features=10,
+        data_sources=sources,
+        explanation_embeddings=ExplanationEmbeddingsConfig(given=table),
+    )
+    assert [row["feature_id"] for row in rows(out, NAME)] == [3, 4]
+    why = "is not in the SAE, which by its store or weights has 0 to 9"
+    said = sidecar(out, NAME)["warnings"]
+    assert f"given.parquet: 1 features left out, the first: feature 11 {why}" in said
+    assert (
+        f"a_e-b_s: 1 foreign file passed over, the first explanations/layers.3_latent10.txt: feature 10 {why}"
+        in said
+    )
+    stop = ExplanationEmbeddingsConfig(bad_files="stop")
+    with pytest.raises(BadInput, match=r"layers\.3_latent10\.txt: foreign: feature 10 is not in the SAE"):
+        left_by(
+            EXPLANATION_EMBEDDINGS,
+            tmp_path / "stopped",
+            n_features=10,
+            data_sources=sources,
+            explanation_embeddings=stop,
+        )
+    with pytest.raises(BadInput, match=r"given\.parquet: feature 11 is not in the SAE"):
+        left_by(
+            EXPLANATION_EMBEDDINGS,
+            tmp_path / "given",
+            n_features=10,
+            explanation_embeddings=stop.model_copy(update={"given": table}),
+        )

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from pipeline.validation.agreement_tables import Scored
+from pipeline.validation.agreement_tables import Scored, agreement_tables
 from pipeline.validation.config import DataSource, ExplanationEmbeddingsConfig
 from pipeline.validation.consistency import (
     agreement,
@@ -249,6 +249,17 @@ def test_the_embedding_is_no_part_of_quality(tmp_path: Path) -> None:
     feature = dict(zip(found["features"]["columns"], found["features"]["rows"][0], strict=True))
     assert feature["llm_explainer_consistency"] is None  # feature 0: of one of two
     assert feature["cross_explanation_metric_consistency_fuzz"] is None
+
+
+@pytest.mark.parametrize(("compat", "expected"), [(False, [None, 0.146447]), (True, [0.0, 0.146447])])
+def test_an_overall_score_needs_fuzz_and_detection(compat: bool, expected: list[float | None]) -> None:
+    """z of detection: 0, 1, -1; of fuzz: none, -0.707107, 0.707107."""
+    fuzz = Scored(np.array([1, 2]), np.array([0.4, 0.8]))
+    detection = Scored(np.array([0, 1, 2]), np.array([0.5, 0.8, 0.2]))
+    given = {("A", "P", "fuzz"): fuzz, ("A", "P", "detection"): detection}
+    tables = agreement_tables({"A": np.arange(3)}, given, {}, compat=compat)
+    at = tables["explanations"]["columns"].index("overall_score")
+    assert [row[at] for row in tables["explanations"]["rows"]][:2] == expected
 
 
 def test_compat_gives_numbers_alone_and_takes_failed_explanations_in(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 import yaml
@@ -228,11 +229,37 @@ def test_without_a_decoder_features_are_made_without_neighbours(world: Path) -> 
     del config["feature_similarities"]
     (world / "validate.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     heard = validate(world / "validate.yaml")
-    assert heard.that_ran() == ["features"]
+    # nobody says any more how many features there are
+    assert heard.that_ran() == [
+        "scores", "explanation_embeddings", "features", "explanation_alignment", "pattern_matching",
+        "llm_comparison",
+    ]  # fmt: skip
     published = Validation(world / "out")
     assert not published.has("interfeature_similarity")
     assert published.table("features").collect()["decoder_similarity"].null_count() == 114
     assert published.vectors("decoder") is None
+
+
+def test_features_that_the_sae_does_not_have_are_told_and_passed_over(world: Path) -> None:
+    path = world / "alpha_e-judge_s" / "explanations" / "layers.5_latent500.txt"
+    path.write_text(json.dumps("no feature"), encoding="utf-8")
+    validate(world / "validate.yaml")
+    published = Validation(world / "out")
+    assert published.manifest.n_features == N_FEATURES
+    assert published.table("features").collect()["feature_id"].to_numpy().max() < N_FEATURES
+    assert (
+        "explanation_embeddings: alpha_e-judge_s: 1 foreign file passed over, the first "
+        "explanations/layers.5_latent500.txt: feature 500 is not in the SAE, which by its store or weights has 0 to 59"
+    ) in published.manifest.warnings
+
+
+def test_weights_with_fewer_features_than_activations_are_warned_of(world: Path) -> None:
+    np.save(world / "decoder.npy", np.ones((10, 8), np.float32), allow_pickle=False)
+    validate(world / "validate.yaml")
+    manifest = Validation(world / "out").manifest
+    told = "decoder_similarities: weights hold 10 features, activations reach 59: they are of two SAEs"
+    assert told in manifest.warnings
+    assert manifest.n_features == N_FEATURES
 
 
 def test_a_run_without_any_input_is_refused(tmp_path: Path) -> None:

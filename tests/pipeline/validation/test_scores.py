@@ -116,6 +116,26 @@ def test_bad_files_are_counted_and_the_rest_is_read(folder: Path, tmp_path: Path
         )
 
 
+def test_scores_of_features_that_the_sae_does_not_have_are_told_or_stop(folder: Path, tmp_path: Path) -> None:
+    path = given_file(tmp_path / "given.json", "x_e-y_s", {"2": {"fuzz": entry(0.5, 4)}, "11": {}})
+    sections: dict[str, Any] = {"n_features": 10, "data_sources": (source(folder),)}
+    out = left_by(SCORES, tmp_path / "out", scores=ScoresConfig(given=(path,)), **sections)
+    assert {row["feature_id"] for row in rows(out, "scores")} == {2}
+    why = "is not in the SAE, which by its store or weights has 0 to 9"
+    said = sidecar(out, "scores")["warnings"]
+    assert f"given.json: 1 features left out, the first: feature 11 {why}" in said
+    assert (
+        f"a_e-b_s: 1 foreign file passed over, the first scores/fuzz/layers.3_latent10.txt: feature 10 {why}"
+        in said
+    )
+    with pytest.raises(BadInput, match=r"layers\.3_latent10\.txt: foreign: feature 10 is not in the SAE"):
+        left_by(SCORES, tmp_path / "stopped", scores=ScoresConfig(bad_files="stop"), **sections)
+    with pytest.raises(BadInput, match=r"given\.json: feature 11 is not in the SAE"):
+        left_by(
+            SCORES, tmp_path / "given", scores=ScoresConfig(bad_files="stop", given=(path,)), n_features=10
+        )
+
+
 def test_compat_writes_what_sae_vis_wrote(folder: Path, tmp_path: Path) -> None:
     out = left_by(SCORES, tmp_path / "out", data_sources=(source(folder),), compat=True)
     content = json.loads((out / "scores" / "a_e-b_s" / "scores.json").read_text(encoding="utf-8"))
