@@ -115,7 +115,7 @@ class ActivationSimilarityConfig(Frozen):
     ngram_window_size: PositiveInt = CORE
     """Tokens around the strongest one in which words and n-grams are looked for."""
     ngram_sizes: tuple[PositiveInt, PositiveInt, PositiveInt] = (2, 3, 4)
-    """Letters of the character n-grams."""
+    """Letters of the common n-grams that are listed; the Jaccards are always of 2, 3 and 4."""
     min_ngram_occurrences: PositiveInt = 2
     """Windows that must share an n-gram for it to be a common one."""
 

@@ -113,7 +113,7 @@ def match_patterns(
         store=store.name,
         basis="observed",
         summary=_summary(feature, said, view),
-        warnings=[*_warnings(store, said, view)],
+        warnings=[*_unused(where, split, seed, view), *_warnings(store, said, view)],
         seed=view.seed,
         feature=feature,
         pattern_type=view.coherence.pattern,
@@ -136,7 +136,24 @@ def match_patterns(
         examples=Table(columns=list(EXAMPLE_COLUMNS), rows=_examples(view.windows, view.is_set)),
     )
     arguments = {"feature": feature, "explanation": explanation, "limit": limit, "seed": view.seed}
+    if where is not None or split != "explain":
+        arguments |= {"where": where, "split": split}
     return sealed(result, store, arguments)
+
+
+def _unused(where: str | None, split: str, seed: int, view: View) -> list[str]:
+    """Arguments that every question about a feature takes, and that change nothing here."""
+    warnings = []
+    if where is not None or split != "explain":
+        warnings.append(
+            "where and split are not used: the examples are chosen beforehand, spread over the activations of the "
+            "explain split; for other samples ask feature_examples"
+        )
+    if seed not in (0, view.seed):
+        warnings.append(
+            f"seed {seed} is not used: the tables beside the store were made with seed {view.seed}"
+        )
+    return warnings
 
 
 def _phrase_row(said: Said, verdict: Verdict) -> list[Cell]:

@@ -155,6 +155,19 @@ def test_a_text_counts_once_and_refuted_labels_do_not(tmp_path: Path) -> None:
     assert found.match_percentile is not None, "of all phrases together"
 
 
+def test_arguments_that_change_nothing_are_told(validated: Store) -> None:
+    plain = match_patterns(validated, 0)
+    assert not any("not used" in warning for warning in plain.warnings)
+    asked = match_patterns(validated, 0, where="x=y", split="all", seed=7)
+    assert [warning.split(":")[0] for warning in asked.warnings if "not used" in warning] == [
+        "where and split are not used",
+        "seed 7 is not used",
+    ]
+    assert (asked.where, asked.split, asked.seed) == (None, None, plain.seed)
+    assert asked.rows == plain.rows
+    assert asked.evidence != plain.evidence
+
+
 def test_an_imported_explanation_and_its_one_line_draft_are_one(place: Path, tmp_path: Path) -> None:
     store = copied(place, tmp_path)
     before = match_patterns(store, 0)
@@ -261,7 +274,7 @@ def test_too_few_random_features_leave_everything_untested() -> None:
 def test_what_cannot_matter_is_taken_and_echoed_as_null_and_the_seed_draws_others(store: Store) -> None:
     plain, asked = match_patterns(store, 0), match_patterns(store, 0, where="kind=x", split="all")
     assert (asked.where, asked.split) == (None, None)
-    assert asked == plain
+    assert (asked.rows, asked.examples, asked.match_rate) == (plain.rows, plain.examples, plain.match_rate)
     other = match_patterns(store, 0, seed=5)
     assert (plain.seed, other.seed) == (0, 5)
     assert other.examples != plain.examples
@@ -269,7 +282,18 @@ def test_what_cannot_matter_is_taken_and_echoed_as_null_and_the_seed_draws_other
 
 
 def test_with_tables_the_seed_is_theirs(validated: Store) -> None:
-    assert match_patterns(validated, 0, seed=5) == match_patterns(validated, 0)
+    asked, plain = match_patterns(validated, 0, seed=5), match_patterns(validated, 0)
+    assert (asked.rows, asked.examples, asked.seed) == (plain.rows, plain.examples, plain.seed)
+
+
+def test_a_call_with_arguments_that_change_nothing_can_be_replayed(place: Path, tmp_path: Path) -> None:
+    served = ServedStores([copied(place, tmp_path)])
+    for given in ({"where": "x=y"}, {"split": "all"}, {"seed": 5}):
+        body = answer(ENTRIES["match_patterns"], served, {"feature": 0, **given}).body
+        assert any("not used" in warning for warning in body["warnings"]), given
+        assert (
+            answer(ENTRIES["evidence_replay"], served, {"evidence": body["evidence"]}).body["holds"] is True
+        )
 
 
 def test_replayed_evidence_holds_until_a_label_changes(tmp_path: Path) -> None:
